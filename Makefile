@@ -1,0 +1,51 @@
+# elsewhere: every target prints what it does; `make help` lists them.
+PYTHON ?= python3
+# Where torch's CPU build is not the default of your package index, give pip's arguments for it here.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types check bench-demo benchmarks samples clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) -e '.[dev,sim]'
+	@touch $@
+
+setup: $(VENV)/.base ## make .venv with the pinned versions
+
+demo: $(VENV)/.base ## the dijet search and the trigger study on the samples that ship; prints the path of the report
+	$(BIN)/elsewhere demo
+
+test: $(VENV)/.dev ## set up and run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## basedpyright on the product
+	$(BIN)/basedpyright
+
+check: test lint types ## everything that continuous integration runs
+
+bench-demo: $(VENV)/.dev ## the demo's acceptance figures -> benchmarks/results/demo.json (makes its samples on first use)
+	$(BIN)/python benchmarks/demo.py
+
+benchmarks: bench-demo ## every benchmark
+
+samples: $(VENV)/.dev ## make the shipped samples again from their cards (about an hour on 2 cores)
+	$(BIN)/elsewhere simulate --shipped
+
+clean: ## remove .venv, runs and build output
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Analysis: spectra, fits, the bump hunt, rates, metrics, plots and the report."""

@@ -1,0 +1,275 @@
+"""search.yaml: read in one place, checked before any work starts, written back with every default spelled out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ConfigError
+from .events import Window
+
+Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    """Every section is frozen, refuses unknown keys and does not turn strings into numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Dataset(Section):
+    """Files that belong together, and what they are to the search."""
+
+    files: list[str] | str = Field(description="paths, globs, root:// URLs, or shipped:NAME")
+    role: Literal["data", "reference", "signal"] = Field(
+        "data",
+        description="data: searched; reference: background-like, only learnt from; signal: simulated, for injection and metrics",
+    )
+    inject: Annotated[int, Field(ge=0)] = Field(
+        0, description="hide this many of the dataset's events in the data (signal only)"
+    )
+    cross_section_pb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="with events.luminosity_fb: scales simulated weights to the luminosity"
+    )
+
+    @model_validator(mode="after")
+    def _only_signal_is_injected(self) -> Dataset:
+        if self.inject and self.role != "signal":
+            raise ValueError(f"inject needs role: signal, this dataset has role: {self.role}")
+        return self
+
+
+class EventsSection(Section):
+    """Which numbers describe an event, and where they come from."""
+
+    features: str = Field("dijet", description="dijet, l1, or module:object for your own")
+    datasets: dict[Name, Dataset] = Field(default_factory=dict)
+    fileset: str | None = Field(None, description="a coffea fileset (YAML or JSON); its datasets have role data")
+    luminosity_fb: Annotated[float, Field(gt=0)] | None = None
+    chunk: Positive = Field(250_000, description="entries per work unit")
+    mode: Literal["stream", "dask-awkward"] = "stream"
+
+
+class RunSection(Section):
+    """Where it runs."""
+
+    scheduler: str = Field("local", description="local, loop, or the address of a Dask scheduler")
+    workers: Positive = 2
+    training: Literal["ray", "plain"] = Field("ray", description="plain: in this process, without Ray")
+    ray: str = Field("local", description="local, or the address of a Ray cluster")
+
+
+class MethodSection(BaseModel):
+    """A method by name; the other keys are its settings, checked against the method's own fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    method: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings beside ``method``."""
+        return dict(self.model_extra or {})
+
+
+class Scan(Section):
+    """Sliding signal regions: ``width`` GeV wide, centres from ``first`` to ``last`` in steps of ``step`` GeV."""
+
+    first: float
+    last: float
+    step: Annotated[float, Field(gt=0)]
+    width: Annotated[float, Field(gt=0)]
+
+    def windows(self) -> list[Window]:
+        """The signal regions in order of mass."""
+        count = int((self.last - self.first) / self.step + 1e-9) + 1
+        centres = [self.first + i * self.step for i in range(count)]
+        return [Window(c - self.width / 2, c + self.width / 2) for c in centres]
+
+
+class HuntSection(Section):
+    """A resonance hunt: signal regions, score cuts, fit range and toys."""
+
+    mass_low: float = Field(description="fit range, GeV")
+    mass_high: float
+    bin_width: Annotated[float, Field(gt=0)] = Field(100.0, description="GeV; window edges must be bin edges")
+    windows: Scan
+    cuts: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=lambda: [0.01, 0.003], description="efficiencies of the score cuts, decreasing"
+    )
+    signal_width: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.035, description="sigma/m of the hypothesis"
+    )
+    toys: Positive = 40_000
+    control: bool = Field(True, description="repeat the whole search without the injected events")
+    collision_energy: Annotated[float, Field(gt=0)] = Field(13_000.0, description="GeV")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HuntSection:
+        scan = self.windows
+        if self.mass_low >= self.mass_high:
+            raise ValueError(f"mass_low {self.mass_low} is not below mass_high {self.mass_high}")
+        if scan.first > scan.last:
+            raise ValueError(f"windows.first {scan.first} is above windows.last {scan.last}")
+        for window in (scan.windows()[0], scan.windows()[-1]):
+            if window.low <= self.mass_low or window.high >= self.mass_high:
+                raise ValueError(
+                    f"window {window.low:g}-{window.high:g} leaves no sideband inside {self.mass_low:g}-{self.mass_high:g} GeV"
+                )
+        for edge in (e for w in scan.windows() for e in w):
+            if abs((edge - self.mass_low) / self.bin_width % 1 - 0.5) < 0.5 - 1e-6:
+                raise ValueError(f"window edge {edge:g} is not a bin edge ({self.mass_low:g} + k x {self.bin_width:g})")
+        if any(b >= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
+            raise ValueError(f"cuts {self.cuts} must decrease strictly")
+        bins = round((self.mass_high - self.mass_low) / self.bin_width)
+        if bins - round(scan.width / self.bin_width) < 8:
+            raise ValueError(f"{bins} bins of {self.bin_width:g} GeV are too few for a fit with the window masked")
+        return self
+
+
+class RatesSection(Section):
+    """A trigger-rate study."""
+
+    bunches: Annotated[int, Field(ge=1, le=3564)] = Field(2544, description="colliding bunches")
+    targets_khz: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0, 10.0])
+
+
+class FirmwareSection(Section):
+    """The firmware project of the trained network."""
+
+    clock_ns: Annotated[float, Field(gt=0)] = 5.0
+    part: str = "xcvu9p-flga2104-2L-e"
+    vectors: Positive = Field(10_000, description="events compared bit by bit and kept as test vectors")
+
+
+class ReportSection(Section):
+    """How the report page is labelled."""
+
+    title: str = ""
+    label: str = "Simulation"
+
+
+class SearchConfig(Section):
+    """One search: Events x Representation x Reference x Score x Statistic."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 1
+    workspace: str | None = Field(None, description="default: runs/NAME beside search.yaml")
+    events: EventsSection
+    representation: MethodSection = MethodSection(method="Identity")
+    reference: MethodSection | None = None
+    score: MethodSection
+    folds: Annotated[int, Field(ge=2)] = 5
+    hunt: HuntSection | None = None
+    rates: RatesSection | None = None
+    firmware: FirmwareSection | None = None
+    run: RunSection = RunSection()
+    report: ReportSection = ReportSection()
+
+    @model_validator(mode="after")
+    def _one_statistic(self) -> SearchConfig:
+        if (self.hunt is None) == (self.rates is None):
+            raise ValueError("give exactly one statistic: hunt or rates")
+        if self.firmware is not None and self.rates is None:
+            raise ValueError("firmware needs rates: it is the trigger study's")
+        if not self.events.datasets and self.events.fileset is None:
+            raise ValueError("events names no data: give datasets or a fileset")
+        roles = {d.role for d in self.events.datasets.values()}
+        if "data" not in roles and self.events.fileset is None:
+            raise ValueError("no dataset has role: data")
+        if self.rates is not None and "reference" not in roles:
+            raise ValueError("rates needs a dataset with role: reference to learn from")
+        if self.hunt is not None and self.reference is None:
+            raise ValueError("hunt needs a reference, for example {method: Sidebands, width: 400.0}")
+        return self
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def _fields_at(path: tuple[int | str, ...]) -> list[str]:
+    """The keys a section allows, found by walking the model along an error's path."""
+    model: Any = SearchConfig
+    for step in path:
+        if isinstance(model, type) and issubclass(model, BaseModel) and step in model.model_fields:
+            model = model.model_fields[str(step)].annotation
+        elif "Dataset" in str(model):
+            model = Dataset
+        args = getattr(model, "__args__", ())
+        sections = [a for a in args if isinstance(a, type) and issubclass(a, BaseModel)]
+        if sections and step != "datasets":
+            model = sections[0]
+    return list(getattr(model, "model_fields", {}))
+
+
+def _explain(error: ValidationError, source: str) -> ConfigError:
+    lines = []
+    for item in error.errors():
+        path = item["loc"]
+        where = ".".join(str(p) for p in path) or "search.yaml"
+        if item["type"] == "extra_forbidden":
+            text = f"unknown key{_nearest(str(path[-1]), _fields_at(path[:-1]))}"
+        elif item["type"] == "missing":
+            text = "is missing and has no default"
+        elif item["type"] == "value_error":
+            text = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
+        else:
+            text = f"found {item['input']!r}, expected: {item['msg'].removeprefix('Input should be ')}"
+        lines.append(f"  {where}: {text}")
+    return ConfigError(f"{source}:\n" + "\n".join(lines))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: key '{key}' is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _override(raw: dict[str, Any], assignment: str) -> None:
+    """Apply one ``a.b=c``; the value is read as YAML."""
+    path, sign, text = assignment.partition("=")
+    if not sign or not path:
+        raise ConfigError(f"--set {assignment}: expected a.b=c")
+    *parents, last = path.split(".")
+    section: Any = raw
+    for key in parents:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {assignment}: '{key}' is not a section")
+    section[last] = yaml.safe_load(text)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> SearchConfig:
+    """Read and check a search.yaml; raises `ConfigError` that lists every problem with its key."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; `elsewhere init` writes a commented example") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a YAML file: {error}") from None
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506  (a subclass of SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections, found {type(raw).__name__}")
+    for assignment in overrides:
+        _override(raw, assignment)
+    try:
+        return SearchConfig.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, str(path)) from None

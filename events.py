@@ -1,0 +1,184 @@
+"""What the halls hand to each other: feature sets, events, windows, and the hash that makes folds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FeatureError
+
+#: One row's identity. ``file_hi`` and ``file_lo`` are the two halves of the input file's UUID.
+IDENTITY = np.dtype(
+    [("run", "<u4"), ("luminosityBlock", "<u4"), ("event", "<u8"), ("file_hi", "<u8"), ("file_lo", "<u8")]
+)
+
+
+class Window(NamedTuple):
+    """A half-open interval of the hunted mass, in the mass column's unit (GeV)."""
+
+    low: float
+    high: float
+
+    def contains(self, mass: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which masses lie inside, shape (n,)."""
+        return (mass >= self.low) & (mass < self.high)
+
+    @property
+    def centre(self) -> float:
+        """The middle of the window."""
+        return 0.5 * (self.low + self.high)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One named number per event: its unit, its allowed range (None: unbounded), one line of meaning."""
+
+    name: str
+    unit: str
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The columns of ``Events.x`` in order, the hunted mass (None: there is none), and columns only carried along.
+
+    ``extras`` travel in the Parquet output (pile-up count, kinematics for plots) but no score ever sees them.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    mass: Column | None = None
+    extras: tuple[Column, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in the order of ``Events.x``."""
+        return tuple(c.name for c in self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; `from_json` undoes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> FeatureSet:
+        """Rebuild a feature set written by `to_json`."""
+
+        def columns(key: str) -> tuple[Column, ...]:
+            return tuple(Column(**c) for c in raw[key])
+
+        mass = Column(**raw["mass"]) if raw["mass"] is not None else None
+        return cls(name=raw["name"], columns=columns("columns"), mass=mass, extras=columns("extras"))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the definition: equal digests mean equal columns, units and order."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def require_same(self, other: FeatureSet, mine: str, theirs: str) -> None:
+        """Raise `FeatureError` naming both sides' first differing column unless ``other`` has the same columns."""
+        if len(self) != len(other):
+            raise FeatureError(
+                f"{mine} has {len(self)} columns ('{self.name}'), {theirs} has {len(other)} ('{other.name}'); "
+                "process the data and train the model with the same feature set"
+            )
+        for i, (a, b) in enumerate(zip(self.columns, other.columns, strict=True)):
+            if a.name != b.name or a.unit != b.unit:
+                raise FeatureError(
+                    f"column {i}: {mine} has {a.name} [{a.unit}], {theirs} has {b.name} [{b.unit}]; "
+                    "process the data and train the model with the same feature set"
+                )
+
+
+@dataclass(frozen=True)
+class Events:
+    """A table of events. The hunted mass is kept apart from ``x`` so that nobody trains on it by accident.
+
+    x (n, d) float32, mass (n,) float64 (NaN where the feature set has none), weight (n,) float64, may be negative,
+    identity (n,) of dtype `IDENTITY`.
+    """
+
+    x: NDArray[np.float32]
+    mass: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    identity: NDArray[np.void]
+    features: FeatureSet = field(repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.x)
+        if self.x.ndim != 2 or self.x.shape[1] != len(self.features):
+            raise FeatureError(
+                f"x has shape {self.x.shape}, feature set '{self.features.name}' has {len(self.features)} columns"
+            )
+        for name in ("mass", "weight", "identity"):
+            if getattr(self, name).shape != (n,):
+                raise FeatureError(f"{name} has shape {getattr(self, name).shape}, expected ({n},)")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, which: NDArray[Any] | slice) -> Events:
+        """The events a mask, an index array or a slice selects."""
+        return Events(
+            self.x[which], self.mass[which], self.weight[which], self.identity[which], self.features
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Events]) -> Events:
+        """Join non-empty ``parts``, which must share one feature set."""
+        first = parts[0].features
+        for part in parts[1:]:
+            first.require_same(part.features, "the first part", "a later part")
+        return Events(
+            np.concatenate([p.x for p in parts]),
+            np.concatenate([p.mass for p in parts]),
+            np.concatenate([p.weight for p in parts]),
+            np.concatenate([p.identity for p in parts]),
+            first,
+        )
+
+
+def make_identity(
+    run: NDArray[Any], luminosity_block: NDArray[Any], event: NDArray[Any], file: UUID
+) -> NDArray[np.void]:
+    """Identity rows of one file's events, shape (n,), dtype `IDENTITY`."""
+    out = np.empty(len(event), dtype=IDENTITY)
+    out["run"], out["luminosityBlock"], out["event"] = run, luminosity_block, event
+    out["file_hi"], out["file_lo"] = file.int >> 64, file.int & (2**64 - 1)
+    return out
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit changes every output bit."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def identity_hash(identity: NDArray[np.void], seed: int = 0) -> NDArray[np.uint64]:
+    """A 64-bit hash of (run, luminosityBlock, event, seed), shape (n,).
+
+    The file is left out on purpose: merging or splitting files must not move an event to another fold.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        h = _mix(np.full(len(identity), seed % 2**64, dtype=np.uint64) + golden)
+        for key in ("run", "luminosityBlock", "event"):
+            h = _mix((h ^ identity[key].astype(np.uint64)) + golden)
+    return h
+
+
+def fold_of(identity: NDArray[np.void], folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each event, 0 .. folds-1, shape (n,): a function of its identity and the seed alone."""
+    return (identity_hash(identity, seed) % np.uint64(folds)).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Models: representations, references, scores, networks, and how they are trained and stored."""

@@ -1,0 +1,1 @@
+"""Processors: NanoAOD to features, in-stream scores, columns and histograms."""

@@ -1,0 +1,1 @@
+"""Samples: events that ship, and the generator that makes more."""

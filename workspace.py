@@ -1,0 +1,235 @@
+"""One folder per search: what is on disk, under which name, and how it gets there without half-written files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .events import IDENTITY, Events, FeatureSet
+
+_META = b"elsewhere"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; flush and rename it on success, remove it on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays, paths and tuples as JSON knows them; anything else is an error."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (Path, UUID)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` atomically; NaN and infinity are refused, because JSON has neither."""
+    text = json.dumps(value, indent=1, default=_plain, allow_nan=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a damaged or missing one is an `InputError` that names it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run the stage that makes it first") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}); delete it and run its stage again") from error
+
+
+def digest(*values: Any) -> str:
+    """sha256 over the canonical JSON of ``values``: the key that says whether a stage must run again."""
+    text = json.dumps(values, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One Parquet file: all that came of one (file, entry range), and the ledger row that proves it.
+
+    ``ledger`` holds at least uuid, start, stop, n_in, n_out; ``histograms`` whatever JSON the processor gave.
+    """
+
+    events: Events
+    extras: dict[str, NDArray[Any]]
+    scores: dict[str, NDArray[np.float64]]
+    ledger: dict[str, Any]
+    histograms: Any = None
+
+
+def chunk_name(uuid: str, start: int, stop: int) -> str:
+    """The file name of an entry range, the same on every machine."""
+    return f"{uuid}_{start}_{stop}.parquet"
+
+
+def write_chunk(path: Path, chunk: Chunk) -> None:
+    """Write columns and ledger as one file in one rename, so that neither exists without the other."""
+    events = chunk.events
+    fid = events.identity
+    columns: dict[str, Any] = {key: fid[key] for key in ("run", "luminosityBlock", "event")}
+    columns["file_hi"], columns["file_lo"] = fid["file_hi"], fid["file_lo"]
+    columns["weight"] = events.weight
+    if events.features.mass is not None:
+        columns[events.features.mass.name] = events.mass
+    for i, column in enumerate(events.features.columns):
+        columns[column.name] = events.x[:, i]
+    columns.update(chunk.extras)
+    columns.update({f"score_{name}": values for name, values in chunk.scores.items()})
+    meta = {
+        "features": events.features.to_json(),
+        "scores": list(chunk.scores),
+        "ledger": chunk.ledger,
+        "histograms": chunk.histograms,
+    }
+    text = json.dumps(meta, default=_plain, sort_keys=True).encode()
+    table = pa.table(columns).replace_schema_metadata({_META: text})
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
+
+
+def read_chunk_meta(path: Path) -> dict[str, Any]:
+    """The metadata of a chunk (features, scores, ledger, histograms) without reading its columns."""
+    try:
+        raw = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{path} is not a readable Parquet file ({error}); delete it and process again"
+        ) from error
+    if _META not in raw:
+        raise InputError(f"{path} was not written by elsewhere; move it out of the workspace")
+    return json.loads(raw[_META])
+
+
+def read_chunk(path: Path) -> Chunk:
+    """Read back what `write_chunk` wrote."""
+    meta = read_chunk_meta(path)
+    table = pq.read_table(path)
+    features = FeatureSet.from_json(meta["features"])
+
+    def array(name: str) -> NDArray[Any]:
+        return table.column(name).to_numpy()
+
+    identity = np.empty(table.num_rows, dtype=IDENTITY)
+    for key in IDENTITY.names or ():
+        identity[key] = array(key)
+    x = np.empty((table.num_rows, len(features)), dtype=np.float32)
+    for i, column in enumerate(features.columns):
+        x[:, i] = array(column.name)
+    mass = np.full(table.num_rows, np.nan) if features.mass is None else array(features.mass.name)
+    events = Events(x, mass, array("weight"), identity, features)
+    extras = {c.name: array(c.name) for c in features.extras}
+    scores = {name: array(f"score_{name}") for name in meta["scores"]}
+    return Chunk(events, extras, scores, meta["ledger"], meta["histograms"])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A dataset read back whole: events, carried columns and scores, all with the same rows."""
+
+    events: Events
+    extras: dict[str, NDArray[Any]]
+    scores: dict[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def take(self, which: NDArray[Any]) -> Table:
+        """The rows a mask or index array selects."""
+        return Table(
+            self.events.take(which),
+            {k: v[which] for k, v in self.extras.items()},
+            {k: v[which] for k, v in self.scores.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one search; every path in it is made here."""
+
+    root: Path
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the workspace."""
+        return self.root.joinpath(*parts)
+
+    def chunks(self, dataset: str, kind: str = "columns") -> list[Path]:
+        """The chunk files of a dataset in the order of their names. ``kind``: 'columns' or 'scores'."""
+        return sorted(self.path(kind, dataset).glob("*.parquet"))
+
+    def read_table(self, dataset: str, kind: str = "columns") -> Table:
+        """A whole dataset, rows ordered by (file, entry range)."""
+        paths = self.chunks(dataset, kind)
+        if not paths:
+            raise InputError(
+                f"{self.path(kind, dataset)} holds no Parquet file; run `elsewhere process` first"
+            )
+        parts = [read_chunk(path) for path in paths]
+        first = parts[0]
+        return Table(
+            Events.concatenate([p.events for p in parts]),
+            {k: np.concatenate([p.extras[k] for p in parts]) for k in first.extras},
+            {k: np.concatenate([p.scores[k] for p in parts]) for k in first.scores},
+        )
+
+    def json(self, name: str) -> Any:
+        """One of the workspace's JSON files."""
+        return read_json(self.path(name))
+
+    def is_current(self, stage: str, key: str) -> bool:
+        """Whether ``stage`` has finished with inputs of this digest and its outputs are still there."""
+        path = self.path("provenance.json")
+        if not path.exists():
+            return False
+        record = read_json(path)["stages"].get(stage)
+        return (
+            record is not None
+            and record["key"] == key
+            and all(self.path(name).exists() for name in record["outputs"])
+        )
+
+    def finish(self, stage: str, key: str, outputs: Sequence[str], record: Mapping[str, Any]) -> None:
+        """Write down that ``stage`` is done: its inputs' digest, its outputs, times and versions."""
+        path = self.path("provenance.json")
+        whole = read_json(path) if path.exists() else {"stages": {}}
+        whole["stages"][stage] = {"key": key, "outputs": list(outputs), **record}
+        write_json(path, whole)
