@@ -1,0 +1,141 @@
+"""Generation over all cores or a cluster: chunks that resume, one ROOT file at the end, the same whatever the workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+
+from ..errors import IncompleteError
+from ..workspace import atomic, file_digest, read_json, write_json
+from .card import Card, load_card
+from .nano import write_nano
+
+#: Kept events per chunk: part of what a sample is, because a chunk is the unit of the random streams.
+CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class SimulationReport:
+    """What was made: numbers of events, efficiency, time, and the checksum of the file."""
+
+    card: str
+    seed: int
+    events: int
+    generated: int
+    path: str
+    sha256: str
+
+    @property
+    def efficiency(self) -> float:
+        """Kept over generated."""
+        return self.events / self.generated
+
+    def __str__(self) -> str:
+        return f"{self.events:,} events of {self.card} (seed {self.seed}), efficiency {self.efficiency:.3f}, sha256 {self.sha256[:12]}"
+
+
+def cache_folder() -> Path:
+    """Where chunks are kept: $XDG_CACHE_HOME/elsewhere or ~/.cache/elsewhere."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "elsewhere" / "chunks"
+
+
+def make_chunk(name: str, seed: int, chunk: int, folder: str) -> tuple[int, int]:
+    """Make one chunk unless it is there; returns (chunk, events generated). Runs on a worker."""
+    card = load_card(name)
+    path = Path(folder) / f"{name}-{card.digest[:12]}-{seed}-{chunk}.parquet"
+    record = path.with_suffix(".json")
+    if path.exists() and record.exists():
+        return chunk, read_json(record)["generated"]
+    if card.kind == "dijet":
+        from .dijets import make_dijets
+
+        columns, generated = make_dijets(card, seed, chunk, CHUNK)
+    else:
+        from .level1 import make_crossings
+
+        columns, generated = make_crossings(card, seed, chunk, CHUNK, Path(folder))
+    with atomic(path) as temporary:
+        ak.to_parquet(ak.Array(columns), temporary, compression="zstd")
+    write_json(record, {"generated": generated})
+    return chunk, generated
+
+
+def _spread(
+    name: str, seed: int, chunks: int, folder: Path, workers: int, client: Any
+) -> Iterator[tuple[int, int]]:
+    """Every chunk's result as it finishes: over a Dask client, over local processes, or in this process."""
+    jobs = [(name, seed, i, str(folder)) for i in range(chunks)]
+    if client is not None:
+        from distributed import as_completed as dask_completed
+
+        futures = [client.submit(make_chunk, *job, pure=False) for job in jobs]
+        yield from (future.result() for future in dask_completed(futures))
+    elif workers == 1 or chunks == 1:
+        yield from (make_chunk(*job) for job in jobs)
+    else:
+        with ProcessPoolExecutor(min(workers, chunks), mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(make_chunk, *job) for job in jobs]):
+                yield future.result()
+
+
+def simulate(
+    card: str,
+    events: int,
+    out: Path,
+    seed: int,
+    workers: int = 1,
+    client: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+) -> SimulationReport:
+    """Generate ``events`` selected events of a card into ``out`` (ROOT), with ``out``.json beside it.
+
+    Chunks are cached, so a killed run goes on where it was and a longer run starts with the shorter one's events.
+    The events are the same whatever the number of workers. ``client``: a ``distributed.Client`` instead of local
+    processes. Raises `ElsewhereError` where Pythia or FastJet is missing.
+    """
+    known: Card = load_card(card)
+    folder = cache or cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = -(-events // CHUNK)
+    generated: dict[int, int] = {}
+    for chunk, count in _spread(card, seed, chunks, folder, workers, client):
+        generated[chunk] = count
+        if progress is not None:
+            progress(min(len(generated) * CHUNK, events), events)
+    if sorted(generated) != list(range(chunks)):
+        raise IncompleteError(f"{card}: {chunks - len(generated)} of {chunks} chunks are missing; run it again")
+    parts = [
+        ak.from_parquet(folder / f"{card}-{known.digest[:12]}-{seed}-{i}.parquet") for i in range(chunks)
+    ]
+    whole = ak.concatenate(parts)[:events]
+    columns = {k: _column(whole[k]) for k in whole.fields}
+    write_nano(out, columns)
+    total = sum(generated.values()) * events // (chunks * CHUNK)
+    report = SimulationReport(card, seed, events, total, str(out), file_digest(out))
+    write_json(out.with_suffix(".json"), {**asdict(report), **_provenance(known)})
+    return report
+
+
+def _column(values: ak.Array) -> Any:
+    """Flat branches as NumPy, collections as plain awkward records."""
+    packed = ak.to_packed(values)
+    if packed.ndim == 1 and not packed.fields:
+        return np.asarray(ak.to_numpy(packed))
+    return ak.zip({k: ak.drop_none(packed[k]) for k in packed.fields})
+
+
+def _provenance(card: Card) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    packages = ("pythia8mc", "fastjet", "numba", "uproot", "awkward")
+    return {"card": asdict(card), "digest": card.digest, "versions": {p: version(p) for p in packages}}

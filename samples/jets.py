@@ -1,0 +1,85 @@
+"""Jets of energy-flow candidates by FastJet: anti-kT, N-subjettiness and soft drop (fjcontrib inside the wheel)."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import awkward as ak
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ElsewhereError
+
+
+def _fastjet() -> Any:
+    try:
+        with redirect_stdout(io.StringIO()):
+            import fastjet
+    except ImportError:
+        raise ElsewhereError("jets need FastJet: pip install 'elsewhere[sim]'") from None
+    return fastjet
+
+
+@dataclass(frozen=True)
+class Jets:
+    """Jagged jets by falling pT: fields pt, eta, phi, mass (awkward, GeV and radians), and their constituents."""
+
+    p4: ak.Array
+    constituents: ak.Array
+
+
+def _four_vectors(offsets: NDArray[np.int64], candidates: NDArray[np.float64]) -> ak.Array:
+    pt, eta, phi = candidates.T
+    parts = {"px": pt * np.cos(phi), "py": pt * np.sin(phi), "pz": pt * np.sinh(eta), "E": pt * np.cosh(eta)}
+    counts = np.diff(offsets)
+    return ak.zip({k: ak.unflatten(v, counts) for k, v in parts.items()}, with_name="Momentum4D")
+
+
+def kinematics(p4: ak.Array) -> ak.Array:
+    """px, py, pz, E to pt, eta, phi, mass; a mass squared below zero by rounding is zero."""
+    pt = np.hypot(p4.px, p4.py)
+    square = p4.E**2 - p4.px**2 - p4.py**2 - p4.pz**2
+    mass = np.sqrt(ak.where(square > 0, square, 0.0))
+    return ak.zip({"pt": pt, "eta": np.arcsinh(p4.pz / pt), "phi": np.arctan2(p4.py, p4.px), "mass": mass})
+
+
+def cluster(offsets: NDArray[np.int64], candidates: NDArray[np.float64], radius: float, min_pt: float, most: int) -> Jets:
+    """Anti-kT jets (0802.1189) above ``min_pt`` GeV, the ``most`` hardest of each event."""
+    fastjet = _fastjet()
+    definition = fastjet.JetDefinition(fastjet.antikt_algorithm, radius)
+    sequence = fastjet.ClusterSequence(_four_vectors(offsets, candidates), definition)
+    found, inside = sequence.inclusive_jets(min_pt=min_pt), sequence.constituents(min_pt=min_pt)
+    p4 = kinematics(found)
+    order = ak.argsort(p4.pt, ascending=False)
+    inside = ak.copy(ak.to_packed(inside[order][:, :most]))
+    return Jets(p4[order][:, :most], inside)
+
+
+@dataclass(frozen=True)
+class Substructure:
+    """Per jet: tau (n_jets, 4), soft-drop mass (n_jets,) in GeV, number of constituents (n_jets,)."""
+
+    tau: NDArray[np.float64]
+    softdrop_mass: NDArray[np.float64]
+    constituents: NDArray[np.int32]
+
+
+def substructure(constituents: ak.Array, radius: float) -> Substructure:
+    """N-subjettiness (1011.2268; beta 1, one-pass kT axes, normalised) and soft drop (1402.2657; beta 0, z 0.1).
+
+    ``constituents``: one list of candidates per jet, each jet on its own, which is how the features are defined.
+    """
+    fastjet = _fastjet()
+    constituents = ak.to_packed(constituents)
+    if len(constituents) == 0:
+        return Substructure(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int32))
+    definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, 10.0)
+    sequence = fastjet.ClusterSequence(constituents, definition)
+    # np.array copies at once: what njettiness returns does not outlive the sequence.
+    tau = np.array(ak.to_numpy(sequence.njettiness(njets=[1, 2, 3, 4], beta=1.0, R0=radius))).reshape(-1, 4)
+    groomed = sequence.exclusive_jets_softdrop_grooming(njets=1, beta=0.0, symmetry_cut=0.1, R0=radius)
+    mass = np.nan_to_num(np.array(ak.to_numpy(ak.flatten(groomed.msoftdrop, axis=None))))
+    return Substructure(tau, np.maximum(mass, 0.0), ak.to_numpy(ak.num(constituents)).astype(np.int32))
