@@ -89,7 +89,6 @@ def _batch(pythia: Any, card: Card, rng: np.random.Generator) -> tuple[dict[str,
         "genWeight": weight,
         "FatJet": _jets(
             fat.p4[keep], np.full(keep.sum(), 2), **taus, msoftdrop=inner.softdrop_mass,
-            nConstituents=inner.constituents.astype(np.uint8),
         ),
         "Jet": _jets(small, ak.to_numpy(ak.num(small.pt))),
         "GenPart": _take(*hard_process(batch), keep),

@@ -60,11 +60,10 @@ def cluster(offsets: NDArray[np.int64], candidates: NDArray[np.float64], radius:
 
 @dataclass(frozen=True)
 class Substructure:
-    """Per jet: tau (n_jets, 4), soft-drop mass (n_jets,) in GeV, number of constituents (n_jets,)."""
+    """Per jet: tau (n_jets, 4), soft-drop mass (n_jets,) in GeV."""
 
     tau: NDArray[np.float64]
     softdrop_mass: NDArray[np.float64]
-    constituents: NDArray[np.int32]
 
 
 def substructure(constituents: ak.Array, radius: float) -> Substructure:
@@ -75,11 +74,11 @@ def substructure(constituents: ak.Array, radius: float) -> Substructure:
     fastjet = _fastjet()
     constituents = ak.to_packed(constituents)
     if len(constituents) == 0:
-        return Substructure(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int32))
+        return Substructure(np.zeros((0, 4)), np.zeros(0))
     definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, 10.0)
     sequence = fastjet.ClusterSequence(constituents, definition)
     # np.array copies at once: what njettiness returns does not outlive the sequence.
     tau = np.array(ak.to_numpy(sequence.njettiness(njets=[1, 2, 3, 4], beta=1.0, R0=radius))).reshape(-1, 4)
     groomed = sequence.exclusive_jets_softdrop_grooming(njets=1, beta=0.0, symmetry_cut=0.1, R0=radius)
     mass = np.nan_to_num(np.array(ak.to_numpy(ak.flatten(groomed.msoftdrop, axis=None))))
-    return Substructure(tau, np.maximum(mass, 0.0), ak.to_numpy(ak.num(constituents)).astype(np.int32))
+    return Substructure(tau, np.maximum(mass, 0.0))

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ..workspace import atomic
 
-#: Mantissa bits kept per float branch; NanoAOD keeps about 10 to 12 too.
+#: Mantissa bits kept per float branch (NanoAOD keeps about 10 to 12), and of collections that are only looked at.
 MANTISSA_BITS = 10
+COARSE_BITS = {"Jet": 8, "GenPart": 8}
 
 
 def truncate(values: NDArray[Any], bits: int = MANTISSA_BITS) -> NDArray[np.float32]:
@@ -29,11 +30,25 @@ def truncate(values: NDArray[Any], bits: int = MANTISSA_BITS) -> NDArray[np.floa
 
 
 def collection(counts: NDArray[Any], **columns: NDArray[Any]) -> ak.Array:
-    """A jagged collection from flat columns; floats are truncated."""
+    """A jagged collection from flat columns."""
     parts = {
-        name: ak.unflatten(truncate(v) if v.dtype.kind == "f" else v, counts) for name, v in columns.items()
+        name: ak.unflatten(v.astype(np.float32) if v.dtype.kind == "f" else v, counts) for name, v in columns.items()
     }
     return ak.zip(parts)
+
+
+def _truncated(name: str, values: Any) -> Any:
+    """A collection with its float fields rounded to the bits of its name; flat branches as they are."""
+    if not isinstance(values, ak.Array):
+        return values
+    bits = COARSE_BITS.get(name, MANTISSA_BITS)
+    counts = ak.num(values[values.fields[0]])
+
+    def rounded(field: str) -> ak.Array:
+        flat = ak.to_numpy(ak.flatten(values[field]))
+        return ak.unflatten(truncate(flat, bits) if flat.dtype.kind == "f" else flat, counts)
+
+    return ak.zip({field: rounded(field) for field in values.fields})
 
 
 #: Collections of NanoAOD that these samples have none of: empty, so that every cross-reference of the schema resolves.
@@ -94,13 +109,13 @@ def write_nano(path: Path, columns: Mapping[str, Any], basket: int = 50_000) -> 
     """Write Events, Runs and LuminosityBlocks in one rename.
 
     ``columns``: run, luminosityBlock, event, genWeight (n,), any flat branch, and collections (awkward records),
-    which become nNAME and NAME_field. zstd, ``basket`` events per basket.
+    which become nNAME and NAME_field. zstd at its highest level (the offsets of jagged branches then cost a quarter), ``basket`` events per basket.
     """
-    columns = complete(columns)
+    columns = {k: _truncated(k, v) for k, v in complete(columns).items()}
     both = np.stack([np.asarray(columns["run"]), np.asarray(columns["luminosityBlock"])], axis=1)
     lumis = np.unique(both, axis=0).astype(np.uint32)
     n = len(both)
-    with atomic(path) as temporary, uproot.recreate(temporary, compression=uproot.ZSTD(9)) as file:
+    with atomic(path) as temporary, uproot.recreate(temporary, compression=uproot.ZSTD(22)) as file:
         first = {name: values[:basket] for name, values in columns.items()}
         file.mktree("Events", {k: _branch_type(v) for k, v in first.items()}, counter_name=lambda c: f"n{c}")
         for start in range(0, n, basket):

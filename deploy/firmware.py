@@ -1,0 +1,253 @@
+"""Export of a trained network as a firmware project: hls4ml writes the C++, g++ compiles it into the emulator.
+
+The folder holds the project for the board team (``hls/``), the emulator library, test vectors, and ``firmware.json``
+with everything the numbers depend on. It is written beside its final place and renamed when every check has passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, ElsewhereError, FeatureError, InputError
+from ..events import FeatureSet
+from ..models.base import Exportable
+from ..workspace import file_digest, read_json, write_json
+from .emulator import RECORD, InputScale, content_digest
+from .fixed import Fixed
+from .fixedpoint import BitReport, compare_inputs, extreme_inputs
+from .library import compile_library, open_library, write_wrapper
+from .precision import FirmwareSettings, NetworkPlan, plan_network
+from .project import read_project
+
+log = logging.getLogger(__name__)
+
+_TOP = "score"
+
+
+@dataclass(frozen=True)
+class FirmwareExport:
+    """What an export made: the folder, the compile time [s], and the bit-by-bit comparison (extremes included)."""
+
+    folder: Path
+    compile_s: float
+    bits: BitReport
+
+
+def export(
+    score: Exportable,
+    features: FeatureSet,
+    scale: InputScale,
+    folder: Path,
+    vectors: NDArray[Any],
+    *,
+    settings: FirmwareSettings | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    extremes: int = 1000,
+) -> FirmwareExport:
+    """Export ``score`` into ``folder`` (replaced if it exists).
+
+    ``vectors`` (n, d): raw events in physical units, kept as test vectors and compared bit by bit, with ``extremes``
+    patterns at the borders of the input type. Raises `ConfigError` if the network cannot become firmware or g++ is
+    missing, `FeatureError` if columns and scale differ in number, `ElsewhereError` if one bit differs.
+    """
+    settings = settings or FirmwareSettings()
+    width = len(features)
+    if len(scale.offset) != width or vectors.ndim != 2 or vectors.shape[1] != width:
+        raise FeatureError(
+            f"feature set '{features.name}' has {width} columns, the scale {len(scale.offset)}, the vectors {vectors.shape}"
+        )
+    if shutil.which("g++") is None:
+        raise ConfigError("firmware needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)")
+    plan = plan_network(score.network(), settings)
+    with _replacing(folder) as draft:
+        hls = draft / "hls"
+        _convert(plan, width, hls, draft / "hls4ml.log", settings)
+        write_wrapper(hls, width, _TOP)
+        library, seconds = compile_library(hls, draft)
+        bits = _vectors(draft, library, scale, vectors, extremes, settings)
+        _write_readme(draft, features, plan)
+        _write_record(draft, library.name, features, scale, thresholds or {}, plan, settings, bits)
+    log.info("firmware in %s: %d events compared, %d mismatches", folder, bits.events, bits.mismatches)
+    return FirmwareExport(folder, seconds, bits)
+
+
+def probe_scale(scale: Callable[[NDArray[np.float32]], Any], width: int) -> InputScale:
+    """The `InputScale` of a model's own ``scale`` function, found by asking it.
+
+    Raises `ConfigError` if the function is not ``(x - offset) * factor`` in every column by itself.
+    """
+
+    def at(x: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(scale(x.astype(np.float32)), dtype=np.float64)
+
+    zero, unit = at(np.zeros((1, width)))[0], at(np.full((1, width), 64.0))[0]
+    factor = (unit - zero) / 64.0
+    mantissa, exponent = np.frexp(factor)
+    near = np.ldexp(1.0, np.rint(exponent + np.log2(mantissa, where=mantissa > 0, out=np.zeros(width))).astype(int))
+    factor = np.where(np.abs(near - factor) < 1e-5 * near, near, factor)
+    if not (factor > 0).all():
+        raise ConfigError("the model's scale function does not grow with its input; firmware needs (x - offset) * factor")
+    found = InputScale(tuple((-zero / factor).tolist()), tuple(factor.tolist()))
+    trial = np.random.default_rng(0).uniform(-8.0, 8.0, (64, width)) / factor - zero / factor
+    trial = trial.astype(np.float32)
+    if not np.allclose(at(trial), found.apply(trial), rtol=1e-4, atol=1e-3):
+        raise ConfigError("the model's scale function is not (x - offset) * factor column by column; firmware needs that")
+    return found
+
+
+def write_thresholds(folder: Path, thresholds: Mapping[str, float]) -> None:
+    """Record working points (name to score) in ``firmware.json``; the score itself is not touched."""
+    record = read_json(folder / RECORD)
+    record["thresholds"] = _thresholds(thresholds, Fixed.parse(record["score_type"]))
+    write_json(folder / RECORD, record)
+
+
+def _thresholds(values: Mapping[str, float], kind: Fixed) -> dict[str, dict[str, float | int]]:
+    """Each threshold as a score and as the integer the hardware compares with (the next one up)."""
+    return {k: {"score": v, "integer": int(np.ceil(np.ldexp(v, kind.fraction)))} for k, v in values.items()}
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A draft folder beside ``folder`` that takes its place on success and disappears on any failure."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stamp = f"{os.getpid()}.{secrets.token_hex(4)}"
+    draft, old = (folder.with_name(f"{folder.name}.{kind}.{stamp}") for kind in ("tmp", "old"))
+    draft.mkdir()
+    try:
+        yield draft
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _convert(plan: NetworkPlan, width: int, hls: Path, logfile: Path, settings: FirmwareSettings) -> None:
+    """Run hls4ml; what it prints goes to ``logfile``."""
+    with logfile.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"hls4ml|torch|keras")
+        import hls4ml
+
+        config = hls4ml.utils.config_from_pytorch_model(
+            plan.module, (width,), granularity="name", backend="Vitis", default_precision=settings.input
+        )
+        for name, layer in config["LayerName"].items():
+            layer["Precision"].update(plan.of(name).precision())
+            layer["Trace"] = plan.of(name).kind != "input"
+        project = hls4ml.converters.convert_from_pytorch_model(
+            plan.module,
+            hls_config=config,
+            output_dir=str(hls),
+            project_name=_TOP,
+            backend="Vitis",
+            io_type="io_parallel",
+            part=settings.part,
+            clock_period=settings.clock_ns,
+        )
+        project.config.trace_output = True  # the C++ can report each layer; synthesis leaves that code out
+        project.write()
+    # hls4ml dumps the whole torch module as executable YAML; nothing we keep may run code when it is loaded.
+    (hls / "hls4ml_config.yml").unlink(missing_ok=True)
+
+
+def _vectors(
+    draft: Path, library: Path, scale: InputScale, raw: NDArray[Any], extremes: int, settings: FirmwareSettings
+) -> BitReport:
+    """Compare emulator and evaluation; write the test vectors as arrays and in the form hls4ml's test bench reads."""
+    project = read_project(draft / "hls", _TOP)
+    for name, kind, wanted in (
+        ("input", project.input_type, settings.type("input")),
+        ("score", project.output_type, settings.type("score")),
+    ):
+        if kind != wanted:
+            raise InputError(f"hls4ml wrote {kind} for the {name}, {wanted} was asked for")
+    inputs = scale.apply(raw)
+    opened = open_library(library, draft / "hls", project.n_in)
+    patterns = extreme_inputs(project.input_type, project.n_in, extremes, np.random.default_rng(0))
+    bits = compare_inputs(opened, project, np.concatenate([inputs, patterns]))
+    if not bits.exact:
+        raise ElsewhereError(
+            f"the emulator and the independent evaluation differ in {bits.mismatches} of {bits.events} scores: {bits.first}"
+        )
+    scores = opened.score(inputs)
+    folder = draft / "vectors"
+    folder.mkdir()
+    np.save(folder / "raw.npy", np.asarray(raw, dtype=np.float32))
+    np.save(folder / "inputs.npy", project.input_type.from_float(inputs))
+    np.save(folder / "scores.npy", project.output_type.from_float(scores))
+    bench = draft / "hls" / "tb_data"
+    exact = project.input_type.to_float(project.input_type.from_float(inputs[:1000]))
+    np.savetxt(bench / "tb_input_features.dat", exact, fmt="%.17g")
+    np.savetxt(bench / "tb_output_predictions.dat", scores[:1000, None], fmt="%.17g")
+    return bits
+
+
+def _write_record(
+    draft: Path,
+    library: str,
+    features: FeatureSet,
+    scale: InputScale,
+    thresholds: Mapping[str, float],
+    plan: NetworkPlan,
+    settings: FirmwareSettings,
+    bits: BitReport,
+) -> None:
+    files = {
+        str(p.relative_to(draft)): file_digest(p) for p in sorted(draft.rglob("*")) if p.is_file() and p.name != RECORD
+    }
+    record: dict[str, Any] = {
+        "features": features.to_json(),
+        "scale": {"offset": scale.offset, "factor": scale.factor, "shift": scale.shift},
+        "score_type": settings.score,
+        "thresholds": _thresholds(thresholds, settings.type("score")),
+        "settings": asdict(settings),
+        "layers": [{"name": p.name, "kind": p.kind, "precision": p.precision()} for p in plan.layers],
+        "verified": {"events": bits.events, "mismatches": bits.mismatches, "values": bits.values},
+        "versions": {name: importlib.metadata.version(name) for name in ("hls4ml", "torch", "numpy")}
+        | {"python": platform.python_version(), "machine": platform.machine()},
+        "library": library,
+        "files": files,
+    }
+    record["digest"] = content_digest(record)
+    write_json(draft / RECORD, record)
+
+
+def _write_readme(draft: Path, features: FeatureSet, plan: NetworkPlan) -> None:
+    rows = "\n".join(
+        f"| {p.name} | {p.kind} | {', '.join(f'{k} {v}' for k, v in p.precision().items())} |" for p in plan.layers
+    )
+    text = f"""# Firmware project
+
+Feature set `{features.name}`, {len(features)} inputs; their order, offsets and shifts are in `{RECORD}`.
+An input is `(x - offset) * 2^-shift`, cast to the type of the input layer below; the score is compared with the
+integer thresholds of `{RECORD}`.
+
+* `hls/`: Vitis HLS project written by hls4ml (top function `{_TOP}`); `vitis_hls -f build_prj.tcl` synthesises it.
+* `vectors/`: raw events (float32), inputs and scores as integers in units of their last bit, one row per event.
+  `hls/tb_data` holds the first 1000 in decimal for the test bench.
+* `emulator-*.so`: the same C++ compiled by g++, `hls/emulator.cpp` is its source. Its bits were compared with an
+  independent evaluation, every layer of every event, before this folder was written.
+
+| layer | kind | types |
+|---|---|---|
+{rows}
+"""
+    (draft / "README.md").write_text(text)

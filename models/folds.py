@@ -1,0 +1,130 @@
+"""No event is scored by a model that saw it: cross-fitting by identity hash, and a guard that checks it every time."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, LeakError
+from ..events import Events, fold_of, identity_hash
+from .base import Score
+
+
+def seen_hashes(*samples: Events) -> NDArray[np.uint64]:
+    """Sorted identity hashes of all events of the samples."""
+    return np.unique(np.concatenate([identity_hash(s.identity) for s in samples]))
+
+
+def refuse_seen(events: Events, seen: NDArray[np.uint64], who: str) -> None:
+    """Raise `LeakError` if one of ``events`` is among the ``seen`` hashes."""
+    hashes = identity_hash(events.identity)
+    at = np.searchsorted(seen, hashes).clip(0, max(len(seen) - 1, 0))
+    leaked = seen[at] == hashes if len(seen) else np.zeros(len(hashes), bool)
+    if leaked.any():
+        one = events.identity[np.flatnonzero(leaked)[0]]
+        raise LeakError(
+            f"{who} was trained on {int(leaked.sum())} of the {len(events)} events it is asked to score, the first "
+            f"run {one['run']}, luminosityBlock {one['luminosityBlock']}, event {one['event']}; score other events, "
+            "or train with CrossFit"
+        )
+
+
+@dataclass
+class CrossFit:
+    """``inner`` trained ``folds`` times: member k never sees fold k, and scores fold k only.
+
+    The fold is a hash of (run, luminosityBlock, event, seed), the same however the data were split or merged. Every
+    member keeps the hashes of the events it was trained on and refuses them (`LeakError`).
+    """
+
+    paper: ClassVar[str] = ""
+
+    inner: Score
+    folds: int = 5
+    seed: int = 0
+    members_: list[Any] = field(default_factory=list, repr=False)
+    seen_: list[NDArray[np.uint64]] = field(default_factory=list, repr=False)
+
+    def fit(self, reference: Events, data: Events) -> Self:
+        """Fit member k on the events of all folds but k."""
+        fold_r, fold_d = (fold_of(e.identity, self.folds, self.seed) for e in (reference, data))
+        self.members_, self.seen_ = [], []
+        for k in range(self.folds):
+            train_r, train_d = reference.take(fold_r != k), data.take(fold_d != k)
+            self.members_.append(deepcopy(self.inner).fit(train_r, train_d))
+            self.seen_.append(seen_hashes(train_r, train_d))
+        return self
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """Each event's score by the member of its own fold, shape (n,)."""
+        if len(self.members_) != self.folds:
+            raise InputError("this CrossFit has not been fitted")
+        fold = fold_of(events.identity, self.folds, self.seed)
+        out = np.zeros(len(events))
+        for k, (member, seen) in enumerate(zip(self.members_, self.seen_, strict=True)):
+            mine = events.take(fold == k)
+            if len(mine):
+                refuse_seen(mine, seen, f"member {k} of CrossFit")
+                out[fold == k] = member.score(mine)
+        return out
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
+        """Every member's state under its number, and what each has seen."""
+        info: dict[str, Any] = {"members": []}
+        arrays: dict[str, NDArray[Any]] = {}
+        texts: dict[str, str] = {}
+        for k, member in enumerate(self.members_):
+            i, a, t = member.state()
+            info["members"].append(i)
+            arrays.update({f"{k}.{name}": value for name, value in a.items()})
+            texts.update({f"{k}.{name}": value for name, value in t.items()})
+            arrays[f"{k}.seen"] = self.seen_[k]
+        return info, arrays, texts
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
+        """Take back what `state` gave."""
+        self.members_, self.seen_ = [], []
+        for k, inner in enumerate(info["members"]):
+            prefix = f"{k}."
+            mine = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+            words = {n.removeprefix(prefix): v for n, v in texts.items() if n.startswith(prefix)}
+            self.seen_.append(np.asarray(mine.pop("seen"), dtype=np.uint64))
+            self.members_.append(deepcopy(self.inner).restore(inner, mine, words))  # pyright: ignore[reportAttributeAccessIssue]
+        return self
+
+
+@dataclass
+class Guarded:
+    """One model that refuses the events it was trained on: for scores that cannot be cross-fitted, as in firmware."""
+
+    paper: ClassVar[str] = ""
+
+    inner: Score
+    seen_: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False, compare=False)
+
+    def fit(self, reference: Events, data: Events) -> Self:
+        """Fit, and remember every event of both samples."""
+        self.inner = self.inner.fit(reference, data)
+        self.seen_ = seen_hashes(reference, data)
+        return self
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """The inner score, shape (n,); raises `LeakError` for an event of the training sample."""
+        refuse_seen(events, self.seen_, "the model")
+        return self.inner.score(events)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
+        """The inner state and what was seen."""
+        info, arrays, texts = self.inner.state()  # pyright: ignore[reportAttributeAccessIssue]
+        return info, {**arrays, "seen": self.seen_}, texts
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
+        """Take back what `state` gave."""
+        rest = dict(arrays)
+        self.seen_ = np.asarray(rest.pop("seen"), dtype=np.uint64)
+        self.inner = self.inner.restore(info, rest, texts)  # pyright: ignore[reportAttributeAccessIssue]
+        return self

@@ -1,0 +1,118 @@
+"""What a stream did: files and events asked, read, kept and why not, cutflow, throughput, histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hist
+import numpy as np
+
+from ..errors import IncompleteError
+from ..events import FeatureSet
+from ..workspace import atomic
+from .core import Unit, histogram
+
+
+@dataclass(frozen=True)
+class DatasetCounts:
+    """One dataset's counts. ``cutflow``: (name, raw, weighted) after each cut in order, 'all' first."""
+
+    files: int
+    entries: int
+    read: int
+    kept: int
+    units: int
+    sum_weights: float
+    cutflow: tuple[tuple[str, int, float], ...]
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """The whole stream; `histogram` is dataset x variation x cut x mass."""
+
+    datasets: dict[str, DatasetCounts]
+    units: int
+    reused: int
+    wall_s: float
+    cpu_s: float
+    workers: int
+    histogram: hist.Hist = field(repr=False)
+
+    @property
+    def throughput(self) -> dict[str, float]:
+        """Events per second of wall time and per second of CPU in the tasks; 0 where nothing was left to do."""
+        read = sum(d.read for d in self.datasets.values())
+        done = read if self.reused == 0 else 0
+        return {
+            "events": read,
+            "wall_s": round(self.wall_s, 3),
+            "cpu_s": round(self.cpu_s, 3),
+            "events_per_s": round(done / self.wall_s, 1) if self.wall_s > 0 else 0.0,
+            "events_per_cpu_s": round(done / self.cpu_s, 1) if self.cpu_s > 0 else 0.0,
+            "workers": self.workers,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """counts.json: everything but the histogram."""
+        return {
+            "datasets": {n: asdict(d) for n, d in self.datasets.items()},
+            "units": self.units,
+            "reused": self.reused,
+            "skipped": {"files": 0, "events": 0, "why": []},
+            "throughput": self.throughput,
+        }
+
+
+def close_ledger(ledgers: Sequence[Mapping[str, Any]], units: Sequence[Unit], entries: Mapping[str, int]) -> None:
+    """Raise `IncompleteError` unless the ranges of every file tile its entries exactly, each counted once."""
+    ranges: dict[str, list[tuple[int, int]]] = {u.uuid: [] for u in units}
+    for row in ledgers:
+        if row["n_in"] != row["stop"] - row["start"]:
+            raise IncompleteError(f"{row['path']}: entries {row['start']}-{row['stop']} counted {row['n_in']} events")
+        ranges[row["uuid"]].append((row["start"], row["stop"]))
+    names = {u.uuid: u.path for u in units}
+    for uuid, found in ranges.items():
+        at = 0
+        for start, stop in sorted(found):
+            if start != at:
+                what = "missing" if start > at else "counted twice"
+                raise IncompleteError(f"{names[uuid]}: entries {min(start, at)}-{max(start, at)} are {what}")
+            at = stop
+        if at != entries[uuid]:
+            raise IncompleteError(f"{names[uuid]}: entries {at}-{entries[uuid]} are missing")
+
+
+def merge_histograms(
+    features: FeatureSet, cuts: Sequence[str], parts: Sequence[tuple[str, Any]]
+) -> hist.Hist:
+    """Add up (dataset, [values, variances]) in the order given, which fixes every rounding."""
+    names = list(dict.fromkeys(d for d, _ in parts))
+    whole = histogram(features, names, cuts)
+    view = whole.view(flow=True)
+    for dataset, (values, variances) in parts:
+        where = names.index(dataset)
+        view.value[where, 0, : len(cuts)] += np.asarray(values)
+        view.variance[where, 0, : len(cuts)] += np.asarray(variances)
+    return whole
+
+
+def sum_cutflows(flows: Sequence[Sequence[Sequence[Any]]]) -> tuple[tuple[str, int, float], ...]:
+    """Add cutflows of the same cuts, in order."""
+    return tuple(
+        (step[0][0], sum(s[1] for s in step), sum(s[2] for s in step)) for step in zip(*flows, strict=True)
+    )
+
+
+def write_root_histograms(path: Path, whole: hist.Hist) -> None:
+    """One TH1D with weights per dataset, variation and cut: DATASET/VARIATION/CUT."""
+    import uproot
+
+    with atomic(path) as temporary, uproot.recreate(temporary) as file:
+        for dataset in whole.axes["dataset"]:
+            for variation in whole.axes["variation"]:
+                for cut in whole.axes["cut"]:
+                    name = f"{dataset}/{variation}/{cut}".replace(">", "_above_")
+                    file[name] = whole[{"dataset": dataset, "variation": variation, "cut": cut}]

@@ -1,0 +1,178 @@
+"""The resonant search: one cross-fitted classifier per signal region, its scores in the stream, and the hunt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import HuntSection, SearchConfig
+from .events import Events, Window, identity_hash
+from .models.folds import CrossFit
+from .models.methods import build
+from .models.store import load, save
+from .stages import Progress, Search
+from .workspace import Table, Workspace, digest, read_json
+
+#: With the injected events, and without them.
+SEARCH, CONTROL = "search", "control"
+
+
+def variants(config: SearchConfig) -> tuple[str, ...]:
+    """The searches to make: the one asked for, and its control without injected events if there are any."""
+    injected = any(d.inject for d in config.events.datasets.values())
+    asked = config.hunt is not None and config.hunt.control
+    return (SEARCH, CONTROL) if injected and asked else (SEARCH,)
+
+
+def injected_rows(table: Table, count: int, seed: int) -> np.ndarray:
+    """Mask of the ``count`` events to hide, shape (n,): those of smallest identity hash, so order does not matter."""
+    from .errors import ConfigError
+
+    if count > len(table):
+        raise ConfigError(f"inject: {count} events asked, the signal dataset holds {len(table)} after its selection")
+    order = np.argsort(identity_hash(table.events.identity, seed), kind="stable")
+    mask = np.zeros(len(table), dtype=bool)
+    mask[order[:count]] = True
+    return mask
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The data of one variant, with the truth beside it: only metrics may read ``is_signal``."""
+
+    table: Table
+    is_signal: np.ndarray
+
+
+def sample(space: Workspace, config: SearchConfig, variant: str, kind: str = "columns") -> Sample:
+    """All data events and, in the search variant, the injected ones; rows ordered by dataset and file."""
+    parts: list[Table] = []
+    truth: list[np.ndarray] = []
+    for name in data_names(space, config):
+        parts.append(space.read_table(name, kind))
+        truth.append(np.zeros(len(parts[-1]), dtype=bool))
+    for name, dataset in config.events.datasets.items():
+        if dataset.inject and variant == SEARCH:
+            whole = space.read_table(name, kind)
+            hidden = whole.take(injected_rows(whole, dataset.inject, config.seed))
+            parts.append(hidden)
+            truth.append(np.ones(len(hidden), dtype=bool))
+    return Sample(join(parts), np.concatenate(truth))
+
+
+def held_out_signal(space: Workspace, config: SearchConfig, kind: str = "scores") -> Table | None:
+    """The signal events that were not injected: they measure the efficiency and nothing else."""
+    parts = []
+    for name, dataset in config.events.datasets.items():
+        if dataset.role == "signal":
+            whole = space.read_table(name, kind)
+            parts.append(whole.take(~injected_rows(whole, dataset.inject, config.seed)))
+    return join(parts) if parts else None
+
+
+def data_names(space: Workspace, config: SearchConfig) -> list[str]:
+    """Datasets with role data, those of a coffea fileset included."""
+    named = [n for n, d in config.events.datasets.items() if d.role == "data"]
+    if config.events.fileset is not None:
+        named += [n for n in read_json(space.path("fileset.json")) if n not in config.events.datasets]
+    return named
+
+
+def join(parts: Sequence[Table]) -> Table:
+    """Tables one after the other; scores and extras are those of the first."""
+    first = parts[0]
+    return Table(
+        Events.concatenate([p.events for p in parts]),
+        {k: np.concatenate([p.extras[k] for p in parts]) for k in first.extras},
+        {k: np.concatenate([p.scores[k] for p in parts]) for k in first.scores},
+    )
+
+
+def model_name(variant: str, window: Window) -> str:
+    """The folder of a window's model."""
+    return f"{variant}_{window.centre:g}"
+
+
+def fit_window(events: Events, config: SearchConfig, window: Window, folder: Any, key: str) -> dict[str, Any]:
+    """Fit one window's cross-fitted score and store it; returns its training record."""
+    if config.reference is None:
+        raise ValueError("a hunt has a reference")
+    reference = build(config.reference.method, config.reference.settings, "reference")
+    score = build(config.score.method, config.score.settings, "score")
+    stream = np.random.SeedSequence([config.seed, round(window.centre)])
+    background = reference.fit(events, window).sample(None, np.random.default_rng(stream))
+    inside = events.take(window.contains(events.mass))
+    model = CrossFit(score, folds=config.folds, seed=config.seed).fit(background, inside)
+    record = {"key": key, "window": list(window), "reference_events": len(background), "data_events": len(inside)}
+    save(model, folder, events.features, record)
+    return record
+
+
+def _todo(search: Search, hunt: HuntSection, key: str) -> Iterator[tuple[str, Window]]:
+    for variant in variants(search.config):
+        for window in hunt.windows.windows():
+            path = search.space.path("models", model_name(variant, window), "model.json")
+            if not (path.exists() and read_json(path)["record"].get("key") == key):
+                yield variant, window
+
+
+def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    """Train every window of every variant; windows that are there already are kept."""
+    config, hunt = search.config, search.config.hunt
+    if hunt is None:
+        raise ValueError("train of a resonant search needs a hunt")
+    todo = list(_todo(search, hunt, key))
+    samples = {v: sample(search.space, config, v).table.events for v in variants(config)}
+    total = len(variants(config)) * len(hunt.windows.windows())
+    progress(total - len(todo), total)
+    jobs = [
+        (samples[v], config, w, search.space.path("models", model_name(v, w)), key) for v, w in todo
+    ]
+    for done, _ in enumerate(spread(jobs, config), start=total - len(todo) + 1):
+        progress(done, total)
+    names = [model_name(v, w) for v in variants(config) for w in hunt.windows.windows()]
+    return [f"models/{n}/model.json" for n in names], {"models": len(names), "trained": len(todo)}
+
+
+def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:
+    """Run `fit_window` on every job: one after another, or as Ray tasks; results in the order they finish."""
+    if config.run.training == "plain" or len(jobs) < 2:
+        yield from (fit_window(*job) for job in jobs)
+        return
+    from .models.training import ray_session
+
+    with ray_session(config.run.ray, config.run.workers) as ray:
+        stored: dict[int, Any] = {}
+        for job in jobs:
+            stored.setdefault(id(job[0]), ray.put(job[0]))
+        task = ray.remote(num_cpus=1, max_retries=3)(fit_window)
+        waiting = [task.remote(stored[id(job[0])], *job[1:]) for job in jobs]
+        while waiting:
+            finished, waiting = ray.wait(waiting)
+            yield ray.get(finished[0])
+
+
+def scorers(search: Search) -> dict[str, Any]:
+    """Every stored window model by name, checked against the feature set of the columns."""
+    config = search.config
+    features = search.space.read_table(data_names(search.space, config)[0]).events.features
+    hunt = config.hunt
+    if hunt is None:
+        raise ValueError("scorers of a resonant search need a hunt")
+    names = [model_name(v, w) for v in variants(config) for w in hunt.windows.windows()]
+    return {name: load(search.space.path("models", name), features)[0] for name in names}
+
+
+def fit_edges(hunt: HuntSection) -> np.ndarray:
+    """Bin edges of the fit range in GeV."""
+    bins = round((hunt.mass_high - hunt.mass_low) / hunt.bin_width)
+    return hunt.mass_low + hunt.bin_width * np.arange(bins + 1)
+
+
+def key_of_models(search: Search) -> str:
+    """Digest of everything in the window models, for the ledger of the scored stream."""
+    names = sorted(p.name for p in search.space.path("models").iterdir())
+    return digest([(n, read_json(search.space.path("models", n, "model.json"))["sha256"]) for n in names])

@@ -1,0 +1,214 @@
+"""One search, composed: the only place that sees all the halls. The same functions serve the command line and a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from . import resonance, trigger
+from .config import SearchConfig, load_config
+from .errors import ConfigError
+from .events import FeatureSet
+from .stages import Planned, Progress, Reporter, Search, Stage, plan, run_stages
+from .workspace import Workspace
+
+
+def template(name: str) -> str:
+    """The text of a configuration that ships: 'search' (a commented example), 'dijet' or 'trigger' (the demo's)."""
+    return package_files(__package__).joinpath("templates", f"{name}.yaml").read_text()
+
+
+def open_search(path: Path, overrides: Sequence[str] = (), test: bool = False) -> Search:
+    """Read a search.yaml and say where its workspace is; starts nothing.
+
+    ``test`` shrinks what takes long (members, epochs, toys, windows) and uses a workspace of its own.
+    """
+    config = load_config(Path(path), overrides)
+    source = Path(path).resolve().parent
+    root = source / (config.workspace or f"runs/{config.name}")
+    if test:
+        config = shrunk(config)
+        root = root.with_name(f"{root.name}-test")
+    return Search(config, source, Workspace(root))
+
+
+def shrunk(config: SearchConfig) -> SearchConfig:
+    """The same search with small settings: every part still runs, its numbers are not to be quoted."""
+    from .models.methods import method
+
+    raw = config.model_dump()
+    fields = method(config.score.method).__dataclass_fields__
+    for name, small in (("members", 1), ("epochs", 2)):
+        if name in fields:
+            raw["score"][name] = min(small, raw["score"].get(name, small))
+    if config.hunt is not None:
+        raw["hunt"]["toys"] = min(200, config.hunt.toys)
+        raw["hunt"]["windows"]["step"] = config.hunt.windows.step * 2
+    return SearchConfig.model_validate(raw)
+
+
+def stages(search: Search) -> list[Stage]:
+    """The stages of this search in the order they run."""
+    from .streaming import process_stage, score_stage
+
+    if search.config.hunt is not None:
+        after = [
+            Stage("train", ("process",), resonance.train_inputs, resonance.train, "models"),
+            score_stage(resonance.scorers),
+            Stage("hunt", ("score",), resonance.hunt_inputs, resonance.hunt, "toys"),
+        ]
+    else:
+        after = [Stage("train", ("process",), trigger.train_inputs, trigger.train, "epochs")]
+        if search.config.firmware is not None:
+            after.append(Stage("firmware", ("train",), trigger.firmware_inputs, trigger.export, "steps"))
+        after.append(score_stage(trigger.scorers, ("train", "firmware")))
+        after.append(Stage("rates", ("score",), trigger.rates_inputs, trigger.rates, "steps"))
+    from .reports import report
+
+    last = after[-1].name
+    page = Stage("report", (last,), lambda s: s.config.report.model_dump(), report, "figures")
+    return [process_stage(), *after, page]
+
+
+def _upto(all_stages: Sequence[Stage], upto: str | None) -> list[str]:
+    names = [s.name for s in all_stages]
+    if upto is None:
+        return names
+    if upto not in names:
+        raise ConfigError(f"this search has no stage '{upto}'; it has {', '.join(names)}")
+    return names[: names.index(upto) + 1]
+
+
+def plan_search(search: Search, upto: str | None = None) -> list[Planned]:
+    """What would run and why; runs nothing."""
+    steps = stages(search)
+    wanted = _upto(steps, upto)
+    return [p for p in plan(search, steps) if p.stage.name in wanted]
+
+
+def run_search(search: Search, upto: str | None = None, reporter: Reporter | None = None) -> list[Planned]:
+    """Run the stages up to and including ``upto`` (None: all) that are not up to date."""
+    check_methods(search.config)
+    steps = stages(search)
+    return run_stages(search, steps, _upto(steps, upto), reporter or Reporter())
+
+
+def check_methods(config: SearchConfig) -> None:
+    """Build every method once, so that a wrong setting is an error before any work starts."""
+    from .models.methods import build
+
+    for factor in ("representation", "reference", "score"):
+        section = getattr(config, factor)
+        if section is not None:
+            build(section.method, section.settings, factor)
+
+
+@dataclass(frozen=True)
+class DatasetFound:
+    """One dataset as the preflight saw it."""
+
+    name: str
+    role: str
+    files: int
+    entries: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found: datasets, the columns that would be made, the branches that would be read."""
+
+    datasets: tuple[DatasetFound, ...]
+    features: FeatureSet
+    branches: tuple[str, ...]
+
+
+def check_search(search: Search) -> Found:
+    """Check settings, methods and every input file; raises one error that lists all problems."""
+    from .streaming import features_of, inputs_of, role_of
+
+    check_methods(search.config)
+    features = features_of(search)
+    found = inputs_of(search)
+    rows = tuple(
+        DatasetFound(name, role_of(search.config, name), len(records), sum(r.entries for r in records))
+        for name, records in found.items()
+    )
+    return Found(rows, features.features, tuple(features.branches))
+
+
+def outcome(search: Search, stage: str) -> list[str]:
+    """What a stage found, in a few lines."""
+    if stage in ("hunt", "report") and search.config.hunt is not None:
+        lines = resonance.outcome(search)
+    elif stage in ("rates", "report") and search.config.rates is not None:
+        lines = trigger.outcome(search)
+    else:
+        lines = [f"{stage}: done, see {search.space.root}"]
+    if stage == "report":
+        lines.append(f"report: {search.space.path('report.html')}")
+    return lines
+
+
+def citations_of(search: Search) -> str:
+    """BibTeX of the methods and tools this search really uses."""
+    from .models.methods import citations, method
+
+    config = search.config
+    sections = [config.representation, config.reference, config.score]
+    used = [method(s.method) for s in sections if s is not None]
+    extra = ["1902.02634"] if config.hunt is not None else ["2103.05579"]
+    papers = [m.paper for m in used if m.paper] + extra
+    return citations(list(dict.fromkeys(papers)))
+
+
+def method_rows() -> list[tuple[str, str, str, str]]:
+    """(factor, method, arXiv id, settings) of every method."""
+    from dataclasses import fields
+
+    from .models.methods import REFERENCES, REPRESENTATIONS, SCORES
+
+    rows = []
+    for factor, known in (
+        ("representation", REPRESENTATIONS),
+        ("reference", REFERENCES),
+        ("score", SCORES),
+    ):
+        for one in known:
+            settings = ", ".join(f.name for f in fields(one) if not f.name.endswith("_"))
+            rows.append((factor, one.__name__, one.paper, settings))
+    return rows
+
+
+def verify_search(search: Search) -> tuple[list[str], bool]:
+    """Recount the workspace against the input files; (lines to print, all events there exactly once)."""
+    from .streaming import verify_workspace
+
+    return verify_workspace(search)
+
+
+def simulate_sample(
+    card: str | None,
+    events: int,
+    out: Path | None,
+    seed: int,
+    workers: int,
+    scheduler: str | None,
+    shipped: bool,
+    progress: Progress,
+) -> list[str]:
+    """Generate one sample, or all that ship; returns lines to print."""
+    from .deploy.clusters import connect
+    from .samples.generate import simulate
+    from .samples.shipped import make_shipped
+
+    client = connect(scheduler) if scheduler else None
+    if shipped:
+        return [f"wrote {p}" for p in make_shipped(workers=workers, client=client, progress=progress)]
+    if card is None:
+        raise ConfigError("name a card, or give --shipped; see samples/cards for what there is")
+    path = out or Path(f"{card}.root")
+    report = simulate(card, events, path, seed=seed, workers=workers, client=client, progress=progress)
+    return [f"wrote {path}: {report}"]

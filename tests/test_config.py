@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from elsewhere.config import load_config
+from elsewhere.errors import ConfigError
+from elsewhere.events import Window
+
+ROOT = Path(__file__).resolve().parents[1]
+DIJET = ROOT / "templates" / "dijet.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "templates").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path):
+    config = load_config(path)
+    assert config.name
+
+
+def test_windows_are_the_asked_ones():
+    windows = load_config(DIJET, ["hunt.windows.first=3300.0", "hunt.windows.last=3700.0"]).hunt.windows.windows()
+    assert windows == [Window(3100, 3500), Window(3300, 3700), Window(3500, 3900)]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("hunt.effeciency=0.01", r"hunt\.effeciency: unknown key"),
+        ("hunt.toy=3", r"hunt\.toy: unknown key; did you mean 'toys'"),
+        ("events.datasets.qcd.rol=data", r"events\.datasets\.qcd\.rol: unknown key; did you mean 'role'"),
+        ("events.chunks=3", r"events\.chunks: unknown key; did you mean 'chunk'"),
+        ("seed='7'", r"seed: found '7', expected: a valid integer"),
+        ("hunt.toys=1e5", r"hunt\.toys: found '1e5', expected: a valid integer"),
+        ("hunt.cuts=[0.1, 0.2]", r"cuts \[0\.1, 0\.2\] must decrease strictly"),
+        ("hunt.cuts=[1.5]", r"hunt\.cuts\.0: found 1\.5"),
+        ("hunt.mass_low=9000.0", "mass_low 9000.0 is not below mass_high 6500.0"),
+        ("hunt.windows.last=6500.0", r"leaves no sideband inside 2500-6500 GeV"),
+        ("hunt.windows.first=2950.0", r"window edge 2750 is not a bin edge"),
+        ("events.datasets.qcd.inject=5", "inject needs role: signal"),
+        ("rates={}", "exactly one statistic"),
+        ("run.workers=0", r"run\.workers: found 0"),
+        ("events.datasets.qcd.role=dta", r"found 'dta', expected: 'data', 'reference' or 'signal'"),
+        ("name=../x", r"name: found '\.\./x'"),
+        ("reference=null", "hunt needs a reference"),
+        ("score=null", r"score"),
+        ("nonsense", r"expected a\.b=c"),
+    ],
+)
+def test_a_mistake_names_its_key_value_and_cure(change, says):
+    with pytest.raises(ConfigError, match=says):
+        load_config(DIJET, [change])
+
+
+def test_all_mistakes_are_listed_at_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(DIJET, ["hunt.toy=3", "run.wrkers=2"])
+    assert "hunt.toy" in str(caught.value)
+    assert "did you mean 'workers'" in str(caught.value)
+
+
+def test_files_that_are_not_yaml(tmp_path):
+    with pytest.raises(ConfigError, match="elsewhere init"):
+        load_config(tmp_path / "none.yaml")
+    bad = tmp_path / "bad.yaml"
+    for text, says in (("a: [", "not YAML"), ("- 1", "expected sections"), ("a: 1\na: 2", "given twice")):
+        bad.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            load_config(bad)
