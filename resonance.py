@@ -12,9 +12,10 @@ from .config import HuntSection, SearchConfig
 from .events import Events, Window, identity_hash
 from .models.folds import CrossFit
 from .models.methods import build
-from .models.store import load, save
+from .models.represented import Represented
+from .models.store import Stored, save
 from .stages import Progress, Search
-from .workspace import Table, Workspace, digest, read_json
+from .workspace import Table, Workspace, read_json
 
 #: With the injected events, and without them.
 SEARCH, CONTROL = "search", "control"
@@ -101,7 +102,8 @@ def fit_window(events: Events, config: SearchConfig, window: Window, folder: Any
     if config.reference is None:
         raise ValueError("a hunt has a reference")
     reference = build(config.reference.method, config.reference.settings, "reference")
-    score = build(config.score.method, config.score.settings, "score")
+    looking = build(config.representation.method, config.representation.settings, "representation")
+    score = Represented(looking, build(config.score.method, config.score.settings, "score"))
     stream = np.random.SeedSequence([config.seed, round(window.centre)])
     background = reference.fit(events, window).sample(None, np.random.default_rng(stream))
     inside = events.take(window.contains(events.mass))
@@ -128,9 +130,7 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
     samples = {v: sample(search.space, config, v).table.events for v in variants(config)}
     total = len(variants(config)) * len(hunt.windows.windows())
     progress(total - len(todo), total)
-    jobs = [
-        (samples[v], config, w, search.space.path("models", model_name(v, w)), key) for v, w in todo
-    ]
+    jobs = [(samples[v], config, w, search.space.path("models", model_name(v, w)), key) for v, w in todo]
     for done, _ in enumerate(spread(jobs, config), start=total - len(todo) + 1):
         progress(done, total)
     names = [model_name(v, w) for v in variants(config) for w in hunt.windows.windows()]
@@ -142,7 +142,7 @@ def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:
     if config.run.training == "plain" or len(jobs) < 2:
         yield from (fit_window(*job) for job in jobs)
         return
-    from .models.training import ray_session
+    from .models.training_ray import ray_session
 
     with ray_session(config.run.ray, config.run.workers) as ray:
         stored: dict[int, Any] = {}
@@ -156,14 +156,12 @@ def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:
 
 
 def scorers(search: Search) -> dict[str, Any]:
-    """Every stored window model by name, checked against the feature set of the columns."""
+    """Every stored window model by name; workers load them by path and checksum."""
     config = search.config
-    features = search.space.read_table(data_names(search.space, config)[0]).events.features
-    hunt = config.hunt
-    if hunt is None:
+    if config.hunt is None:
         raise ValueError("scorers of a resonant search need a hunt")
-    names = [model_name(v, w) for v in variants(config) for w in hunt.windows.windows()]
-    return {name: load(search.space.path("models", name), features)[0] for name in names}
+    names = [model_name(v, w) for v in variants(config) for w in config.hunt.windows.windows()]
+    return {name: Stored.at(search.space.path("models", name)) for name in names}
 
 
 def fit_edges(hunt: HuntSection) -> np.ndarray:
@@ -172,7 +170,10 @@ def fit_edges(hunt: HuntSection) -> np.ndarray:
     return hunt.mass_low + hunt.bin_width * np.arange(bins + 1)
 
 
-def key_of_models(search: Search) -> str:
-    """Digest of everything in the window models, for the ledger of the scored stream."""
-    names = sorted(p.name for p in search.space.path("models").iterdir())
-    return digest([(n, read_json(search.space.path("models", n, "model.json"))["sha256"]) for n in names])
+def train_inputs(search: Search) -> Any:
+    """What the models depend on beside the columns."""
+    config = search.config
+    sections = [config.representation, config.reference, config.score]
+    roles = {n: (d.role, d.inject) for n, d in config.events.datasets.items()}
+    scan = config.hunt.windows.model_dump() if config.hunt else None
+    return [[s.model_dump() if s else None for s in sections], config.folds, scan, variants(config), roles]

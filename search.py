@@ -8,7 +8,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from . import resonance, trigger
+from . import hunting, resonance, trigger
 from .config import SearchConfig, load_config
 from .errors import ConfigError
 from .events import FeatureSet
@@ -58,14 +58,14 @@ def stages(search: Search) -> list[Stage]:
         after = [
             Stage("train", ("process",), resonance.train_inputs, resonance.train, "models"),
             score_stage(resonance.scorers),
-            Stage("hunt", ("score",), resonance.hunt_inputs, resonance.hunt, "toys"),
+            Stage("hunt", ("score",), hunting.hunt_inputs, lambda s, _k, p: hunting.run_hunt(s, p), "toys"),
         ]
     else:
         after = [Stage("train", ("process",), trigger.train_inputs, trigger.train, "epochs")]
         if search.config.firmware is not None:
-            after.append(Stage("firmware", ("train",), trigger.firmware_inputs, trigger.export, "steps"))
+            after.append(Stage("firmware", ("train",), trigger.firmware_inputs, lambda s, _k, p: trigger.export_firmware(s, p), "steps"))
         after.append(score_stage(trigger.scorers, ("train", "firmware")))
-        after.append(Stage("rates", ("score",), trigger.rates_inputs, trigger.rates, "steps"))
+        after.append(Stage("rates", ("score",), trigger.rates_inputs, lambda s, _k, p: trigger.run_rates(s, p), "steps"))
     from .reports import report
 
     last = after[-1].name
@@ -142,7 +142,7 @@ def check_search(search: Search) -> Found:
 def outcome(search: Search, stage: str) -> list[str]:
     """What a stage found, in a few lines."""
     if stage in ("hunt", "report") and search.config.hunt is not None:
-        lines = resonance.outcome(search)
+        lines = hunting.outcome(search)
     elif stage in ("rates", "report") and search.config.rates is not None:
         lines = trigger.outcome(search)
     else:

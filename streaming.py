@@ -17,7 +17,7 @@ from .workspace import digest, write_json
 
 def features_of(search: Search) -> Features:
     """The feature definition of the search."""
-    return load_features(search.config.events.features)
+    return load_features(search.config.events.features, search.source)
 
 
 def role_of(config: SearchConfig, dataset: str) -> str:
@@ -100,7 +100,7 @@ def _stream(
     if config.events.mode == "dask-awkward":
         from .processors.daskawkward import process_dask_awkward
 
-        report = process_dask_awkward(**settings)
+        report = process_dask_awkward(**settings, scheduler=config.run.scheduler, workers=config.run.workers)
     else:
         report = process(**settings, scheduler=config.run.scheduler, workers=config.run.workers)
     counts = f"counts_{kind}.json" if kind == "scores" else "counts.json"
@@ -118,3 +118,23 @@ def score_stage(
 ) -> Stage:
     """The same stream with the trained models handed in."""
     return Stage("score", after, _inputs, lambda s, k, p: _stream(s, k, p, "scores", scorers(s)), "events")
+
+
+def verify_workspace(search: Search) -> tuple[list[str], bool]:
+    """Recount columns and scores against the input files; (lines to print, everything there exactly once)."""
+    from .processors.verify import verify
+
+    found, chunk = inputs_of(search), search.config.events.chunk
+    lines, good = [], True
+    for kind in ("columns", "scores"):
+        if not search.space.path(kind).exists():
+            lines.append(f"{kind}: not made yet")
+            continue
+        report = verify(search.space.root, found, chunk, kind)
+        good = good and report.good
+        lines.append(
+            f"{kind}: {report.units} units, {report.events_in:,} events in, {report.events_out:,} kept, "
+            f"{'every event exactly once' if report.good else f'{len(report.problems)} problems'}"
+        )
+        lines += [f"  {p}" for p in report.problems]
+    return lines, good

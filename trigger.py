@@ -5,13 +5,195 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .analysis.metrics import roc
+from .analysis.rates import crossing_khz, efficiency_at, rate_at, rate_curve, threshold_interval
+from .analysis.report import plain
+from .config import SearchConfig
+from .deploy.emulator import FirmwareScore, InputScale
+from .deploy.firmware import export, write_thresholds
+from .deploy.precision import FirmwareSettings
+from .errors import ConfigError, FitError
+from .models.folds import Guarded
 from .models.methods import build
-from .models.store import load, save
+from .models.store import Stored, load, save
+from .models.training import TrainPlan
+from .resonance import join
 from .stages import Progress, Search
-from .workspace import Table, write_json
+from .workspace import Table, read_json, write_json
+
+MODEL = "trigger"
+FLOAT, FIRMWARE = "float", "firmware"
+#: Points of a rate curve.
+POINTS = 120
 
 
-def names_with(search: Search, role: str) -> list[str]:
+def names_with(config: SearchConfig, role: str) -> list[str]:
     """The datasets of a role, in the order of search.yaml."""
-    return [n for n, d in search.config.events.datasets.items() if d.role == role]
+    return [n for n, d in config.events.datasets.items() if d.role == role]
+
+
+def train_inputs(search: Search) -> Any:
+    """What the model depends on beside the columns."""
+    return [search.config.score.model_dump(), names_with(search.config, "reference")]
+
+
+def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    """Train the score on the reference datasets; an interrupted training goes on at its last epoch."""
+    config = search.config
+    reference = join([search.space.read_table(n) for n in names_with(config, "reference")]).events
+    score = build(config.score.method, config.score.settings, "score")
+    if hasattr(score, "trainer"):
+        ray = config.run.training == "ray"
+        score.trainer = TrainPlan(
+            backend="ray" if ray else "plain", workers=config.run.workers if ray else 1, ray_address=config.run.ray,
+            folder=search.space.path("models", f".{MODEL}-checkpoint"),
+            progress=lambda epoch, *_: progress(epoch, getattr(score, "epochs", epoch)),
+        )  # fmt: skip
+    guarded = Guarded(score).fit(reference, reference)
+    record: dict[str, Any] = {"key": key, "reference_events": len(reference)}
+    if getattr(score, "record_", None) is not None:
+        record["training"] = score.record_.to_json()
+    save(guarded, search.space.path("models", MODEL), reference.features, record)
+    return [f"models/{MODEL}/model.json"], {"training": record.get("training")}
+
+
+def firmware_inputs(search: Search) -> Any:
+    """Settings of the firmware."""
+    return search.config.firmware.model_dump() if search.config.firmware else None
+
+
+def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    """Export, compile, and compare bit by bit with an independent evaluation of what was exported."""
+    config, section = search.config, search.config.firmware
+    if section is None:
+        raise ConfigError("firmware: this search has no section firmware")
+    guarded, features = load(search.space.path("models", MODEL))
+    score = guarded.inner
+    progress(0, 2)
+    held_out = join([search.space.read_table(n) for n in names_with(config, "data")]).events
+    vectors = held_out.x[: section.vectors]
+    settings = FirmwareSettings(clock_ns=section.clock_ns, part=section.part)
+    scale = InputScale(tuple(float(o) for o in score.offset_), tuple(float(2.0**-s) for s in score.shift_))
+    made = export(score, features, scale, search.space.path("firmware"), vectors, settings=settings)
+    progress(2, 2)
+    record = {"compile_s": round(made.compile_s, 2), "events": made.bits.events, "mismatches": made.bits.mismatches}
+    return ["firmware/firmware.json"], record
+
+
+def scorers(search: Search) -> dict[str, Any]:
+    """The float model, and the firmware's own arithmetic where it was exported."""
+    out: dict[str, Any] = {FLOAT: Stored.at(search.space.path("models", MODEL))}
+    if search.config.firmware is not None:
+        out[FIRMWARE] = FirmwareScore(search.space.path("firmware"))
+    return out
+
+
+def rates_inputs(search: Search) -> Any:
+    """Settings of the rates."""
+    return search.config.rates.model_dump() if search.config.rates else None
+
+
+def _signals(search: Search) -> dict[str, Table]:
+    return {n: search.space.read_table(n, "scores") for n in names_with(search.config, "signal")}
+
+
+def _working_points(
+    score: NDArray[np.float64], weight: NDArray[np.float64], signals: dict[str, Table], name: str, search: Search
+) -> list[dict[str, Any]]:
+    """Threshold, rate and signal efficiencies for every target rate, with intervals."""
+    section = search.config.rates
+    if section is None:
+        raise ConfigError("rates: this search has no section rates")
+    out = []
+    for khz in section.targets_khz:
+        try:
+            threshold, low, high = threshold_interval(score, weight, khz, section.bunches)
+        except FitError as error:
+            out.append({"target_khz": khz, "failed": str(error)})
+            continue
+        passing = {
+            n: efficiency_at(t.scores[name], t.events.weight, threshold) for n, t in signals.items()
+        }
+        out.append({
+            "target_khz": khz, "threshold": threshold, "threshold_low": low, "threshold_high": high,
+            "rate": plain(rate_at(score, weight, threshold, section.bunches)), "efficiency": passing,
+        })  # fmt: skip
+    return out
+
+
+def run_rates(search: Search, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    """Rate curves, working points and efficiencies of every scorer, and how far firmware is from float."""
+    config, section = search.config, search.config.rates
+    if section is None:
+        raise ConfigError("rates: this search has no section rates")
+    data = join([search.space.read_table(n, "scores") for n in names_with(config, "data")])
+    signals, weight = _signals(search), data.events.weight
+    out: dict[str, Any] = {"bunches": section.bunches, "crossings": len(data), "crossing_khz": crossing_khz(section.bunches)}
+    out["scorers"] = {}
+    for i, (name, score) in enumerate(data.scores.items()):
+        grid = np.unique(np.quantile(score, 1 - np.geomspace(1.0, 3.0 / len(score), POINTS)))
+        out["scorers"][name] = {
+            "curve": plain(rate_curve(name, score, weight, grid.tolist(), section.bunches)),
+            "efficiency": {
+                n: [efficiency_at(t.scores[name], t.events.weight, g) for g in grid] for n, t in signals.items()
+            },
+            "auc": {n: roc(t.scores[name], score).auc for n, t in signals.items()},
+            "points": _working_points(score, weight, signals, name, search),
+        }
+        progress(i + 1, len(data.scores))
+    if FIRMWARE in data.scores:
+        out["firmware_against_float"] = _agreement(data, out["scorers"][FLOAT]["points"], section.bunches)
+        points = {
+            f"{p['target_khz']:g} kHz": p["threshold"] for p in out["scorers"][FIRMWARE]["points"] if "threshold" in p
+        }
+        write_thresholds(search.space.path("firmware"), points)
+    write_json(search.space.path("rates.json"), out)
+    return ["rates.json"], {}
+
+
+def _agreement(data: Table, points: list[dict[str, Any]], bunches: int) -> dict[str, Any]:
+    """Correlations, and the firmware's rate at the thresholds chosen with the float score."""
+    from scipy import stats
+
+    software, firmware = data.scores[FLOAT], data.scores[FIRMWARE]
+    weight = data.events.weight
+    return {
+        "pearson": float(np.corrcoef(software, firmware)[0, 1]),
+        "spearman": float(stats.spearmanr(software, firmware).statistic),
+        "largest_difference": float(np.abs(firmware - software).max()),
+        "rates": [
+            {
+                "target_khz": p["target_khz"], "threshold": p["threshold"],
+                "float": plain(rate_at(software, weight, p["threshold"], bunches)),
+                "firmware": plain(rate_at(firmware, weight, p["threshold"], bunches)),
+            }
+            for p in points if "threshold" in p
+        ],
+    }  # fmt: skip
+
+
+def outcome(search: Search) -> list[str]:
+    """Rates and efficiencies in a few lines."""
+    found = read_json(search.space.path("rates.json"))
+    lines = [f"{found['crossings']:,} zero-bias crossings, {found['bunches']} bunches"]
+    for name, one in found["scorers"].items():
+        for p in one["points"]:
+            if "failed" in p:
+                lines.append(f"{name}, {p['target_khz']:g} kHz: {p['failed']}")
+                continue
+            r = p["rate"]
+            seen = ", ".join(f"{n} {100 * e[0]:.1f} %" for n, e in p["efficiency"].items())
+            lines.append(
+                f"{name}, {p['target_khz']:g} kHz: score > {p['threshold']:.4g} gives {r['khz']:.2f} "
+                f"[{r['low']:.2f}, {r['high']:.2f}] kHz ({r['n_pass']} crossings){'; ' + seen if seen else ''}"
+            )
+    if "firmware_against_float" in found:
+        agreement = found["firmware_against_float"]
+        record = read_json(search.space.path("firmware", "firmware.json"))["verified"]
+        lines.append(
+            f"firmware: {record['mismatches']} of {record['events']:,} events differ from an independent fixed-point "
+            f"evaluation; rank correlation with float {agreement['spearman']:.5f}"
+        )
+    return lines

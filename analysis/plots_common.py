@@ -63,7 +63,7 @@ _OVERRIDES: dict[str, Any] = {
     "mathtext.fontset": "stixsans",
     "mathtext.default": "it",
     "figure.facecolor": "white",
-    "font.sans-serif": ["TeX Gyre Heros", "DejaVu Sans"],
+    "font.family": ["TeX Gyre Heros", "DejaVu Sans"],
 }
 
 
@@ -75,7 +75,8 @@ def styled(make: Callable[P, R]) -> Callable[P, R]:
         import matplotlib as mpl
         import mplhep
 
-        with mpl.rc_context({**mplhep.style.CMS, **_OVERRIDES}):
+        settings: Any = {**mplhep.style.CMS, **_OVERRIDES}
+        with mpl.rc_context(settings):
             return make(*args, **kwargs)
 
     return inside
@@ -115,9 +116,9 @@ def put_label(ax: Axes, label: str = LABEL, right: str = "") -> None:
     )
     ax.annotate(
         label,
-        (1, 0),
-        (5, 0),
-        name,
+        (1, 1),
+        (5, 4),
+        (name, "axes fraction"),
         "offset points",
         style="italic",
         size=11.5,
@@ -173,7 +174,14 @@ def draw_counts(
 
 
 def draw_steps(
-    ax: Axes, edges: ArrayLike, values: ArrayLike, color: str, label: str, filled: bool = False, **style: Any
+    ax: Axes,
+    edges: ArrayLike,
+    values: ArrayLike,
+    color: str,
+    label: str,
+    *,
+    filled: bool = False,
+    **style: Any,
 ) -> None:
     """A histogram's outline, filled if asked."""
     e, v = np.asarray(edges), np.asarray(values, dtype=np.float64)
@@ -183,7 +191,7 @@ def draw_steps(
 
 
 def draw_band(
-    ax: Axes, edges: ArrayLike, low: ArrayLike, high: ArrayLike, color: str, label: str | None = None
+    ax: Axes, edges: ArrayLike, low: ArrayLike, high: ArrayLike, color: str, *, label: str | None = None
 ) -> None:
     """A stepped band between two histograms."""
     ax.stairs(

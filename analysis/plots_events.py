@@ -97,6 +97,7 @@ def plot_scores(
     edges: NDArray[np.float64],
     overlays: Sequence[Overlay],
     thresholds: Mapping[str, float] | None = None,
+    *,
     ax: Axes | None = None,
     x_label: str = "score",
     y_label: str = "events / bin",
@@ -107,11 +108,11 @@ def plot_scores(
     figure, ax = axes_of(ax)
     _draw_overlays(ax, edges, overlays)
     _log_limits(ax, overlays)
-    for i, (name, value) in enumerate(sorted((thresholds or {}).items(), key=lambda kv: kv[1])):
+    for name, value in sorted((thresholds or {}).items(), key=lambda kv: kv[1]):
         ax.axvline(value, color=INK, lw=1.0, ls=(0, (4, 2.5)), ymax=0.72, zorder=4)
         ax.annotate(
-            name, (value, 0.70 - 0.07 * (i % 3)), (-3, 0), ("data", "axes fraction"), "offset points", size=9.5,
-            ha="right", va="top", bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1.0}, zorder=6,
+            name, (value, 0.71), (-3, 0), ("data", "axes fraction"), "offset points", size=9.5,
+            ha="right", va="top", rotation=90, bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1.0}, zorder=6,
         )  # fmt: skip
     ax.set(xlabel=x_label, ylabel=y_label, xlim=(edges[0], edges[-1]))
     ax.legend(loc="upper right", ncols=2 if len(overlays) > 3 else 1)
@@ -241,9 +242,9 @@ def plot_training(
     axes[0].set_ylabel(loss)
     for ax, field in zip(axes[1:], below, strict=True):
         ax.set_ylabel({"learning_rate": "learning rate", "events_per_s": "events / s"}[field])
-        if field == "events_per_s":
-            ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=0)
     axes[-1].set_xlabel(step)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(loc="upper right")
     figure.align_ylabels(axes)
     put_label(axes[0], label)

@@ -102,11 +102,8 @@ def _draw_spectrum(ax: Axes, one: Spectrum) -> None:
     positive = np.asarray(one.counts)[seen]
     top = float(positive.max()) if positive.size else 1.0
     ax.set_yscale("log")
-    ax.set(xlim=(one.edges[0], one.edges[-1]), ylim=(0.35, max(10.0, 60 * top)))
-    ax.legend(loc="upper right")
-    ax.annotate(
-        _fit_words(one), (0.04, 0.05), xycoords="axes fraction", size=9.5, va="bottom", linespacing=1.45
-    )
+    ax.set(xlim=(one.edges[0], one.edges[-1]), ylim=(0.35, max(100.0, 1500 * top)))
+    ax.legend(loc="upper right", title=_fit_words(one), title_fontsize=9.5, alignment="left")
 
 
 def _fit_words(one: Spectrum) -> str:
@@ -170,6 +167,7 @@ class GlobalP:
 def plot_scan(
     curves: Sequence[ScanCurve],
     overall: GlobalP | None = None,
+    *,
     ax: Axes | None = None,
     label: str = LABEL,
     right: str = "",

@@ -15,7 +15,6 @@ from .plots_common import (
     GREY,
     INK,
     LABEL,
-    MUTED,
     axes_of,
     percent,
     put_label,
@@ -92,15 +91,14 @@ def plot_sic(
         ax.plot(x, sic, color=color, ls=DASHES[i % len(DASHES)], label=f"{c.name}, {best}")
         if c.low is not None and c.high is not None:
             ends = [x / np.sqrt(np.maximum(e[seen], 1e-9)) for e in (c.high, c.low)]
-            ax.fill_between(x, *ends, color=color, alpha=0.2, lw=0)
+            ax.fill_between(x, ends[0], ends[1], color=color, alpha=0.2, lw=0)
         top = max(top, float(sic.max(initial=0.0)))
     grid = np.linspace(0, 1, 200)
     ax.plot(grid, np.sqrt(grid), color=GREY, lw=1.0, ls=(0, (4, 3)), label="random", zorder=1)
-    text = rf"cut where fewer than {floor} background events pass"
-    ax.annotate(text, (0.03, 0.03), xycoords="axes fraction", size=9, color=MUTED)
     ax.set(xlabel=r"signal efficiency $\epsilon_S$", ylabel=r"$\epsilon_S/\sqrt{\epsilon_B}$")
     ax.set(xlim=(0, 1), ylim=(0, 1.5 * top))
-    ax.legend(loc="upper right")
+    head = f"drawn where at least {floor} background events pass"
+    ax.legend(loc="upper right", title=head, title_fontsize=9, alignment="left")
     put_label(ax, label, right)
     return figure
 
@@ -121,6 +119,7 @@ def plot_sculpting(
     edges: NDArray[np.float64],
     before: NDArray[np.float64],
     shapes: Sequence[SculptedShape],
+    *,
     label: str = LABEL,
     right: str = "",
     mass: str = r"$m_{\mathrm{jj}}$ [GeV]",

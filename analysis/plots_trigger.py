@@ -55,6 +55,7 @@ def plot_rates(
     rates: Sequence[RateLine],
     targets_khz: Sequence[float] = (),
     signals: Sequence[EfficiencyLine] = (),
+    *,
     label: str = LABEL,
     right: str = "",
     x_label: str = "score threshold",
@@ -132,7 +133,7 @@ def plot_firmware(
     diff.annotate(
         words, (0.95, 0.95), xycoords="axes fraction", va="top", ha="right", size=10, linespacing=1.4
     )
-    diff.ticklabel_format(axis="x", scilimits=(-2, 3))
+    diff.locator_params(axis="x", nbins=5)
     put_label(left, label)
     if right:
         put_label(diff, "", right)

@@ -77,18 +77,18 @@ class ReportSearch:
 def plain(value: Any) -> Any:
     """``value`` as JSON knows it: dataclasses and NamedTuples as dictionaries, arrays as lists, NaN and infinity as null."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        value = asdict(value)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # type: ignore[attr-defined]
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return plain(value._asdict())  # type: ignore[attr-defined]
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def show(value: Any) -> str:
@@ -100,7 +100,7 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) or (
-        isinstance(value, float) and value.is_integer() and 1e4 <= abs(value) < 1e15
+        isinstance(value, float) and value.is_integer() and 1e3 <= abs(value) < 1e15
     ):
         return f"{int(value):,}".replace(",", "\u202f")
     if isinstance(value, float):
@@ -213,7 +213,7 @@ def render(
     from markupsafe import Markup
 
     taken = {"summary", "contents", "about"}
-    root = package_files(__package__.rpartition(".")[0]).joinpath("templates")
+    root = package_files(__name__.partition(".")[0]).joinpath("templates")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(root.joinpath("report.html.jinja").read_text("utf-8")).render(
         title=title or " · ".join(s.title for s in searches) or "Report",
@@ -228,6 +228,7 @@ def write_report(
     path: Path,
     searches: Sequence[ReportSearch],
     numbers: Mapping[str, Any],
+    *,
     shared: Sequence[ReportPart | None] = (),
     title: str = "",
     made_by: str = "elsewhere",

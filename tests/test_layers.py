@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = {"events", "errors", "workspace"}
-TOP = {"cli", "search", "resonance", "trigger", "demo", "config", "preliminaries"}
+TOP = {"cli", "search", "stages", "streaming", "resonance", "hunting", "trigger", "reports", "report_hunt", "report_trigger", "demo"}
 #: hall -> what else of the package it may import
 ALLOWED = {
     "processors": GROUND | {"processors"},

@@ -62,11 +62,13 @@ def fake_overlays(edges):
 
 
 def fake_flows():
-    steps = lambda n: [
-        pl.CutflowStep("read", n, n * 1.0),
-        pl.CutflowStep("two jets", n // 2, n * 0.45),
-        pl.CutflowStep("leading pT > 1200 GeV", n // 5, n * 0.2),
-    ]
+    def steps(n):
+        return [
+            pl.CutflowStep("read", n, n * 1.0),
+            pl.CutflowStep("two jets", n // 2, n * 0.45),
+            pl.CutflowStep("leading pT > 1200 GeV", n // 5, n * 0.2),
+        ]
+
     return {"qcd": steps(100000), "wprime": steps(5000)}
 
 

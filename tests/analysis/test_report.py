@@ -35,7 +35,7 @@ def test_page_is_self_contained_and_escaped(tmp_path):
         path,
         [a_search(parts=[a_part(), None]), a_search("empty")],
         {"n": 3},
-        [ReportPart("Cite", code="@a{<x>}", folded=True)],
+        shared=[ReportPart("Cite", code="@a{<x>}", folded=True)],
     )
     html = path.read_text()
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", html)

@@ -1,0 +1,139 @@
+"""A weak classifier that is a network: data against reference, mean over its best epochs (2109.00546)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, FeatureError, InputError
+from ...events import Events, identity_hash
+from ..networks.dense import build_dense, evaluate, load_weights
+from ..training import Sample, Task, TrainingRecord, TrainSettings, train
+from .weak_trees import check_training
+
+
+def cross_entropy(network: Any, x: Any, y: Any) -> Any:
+    """-ln p(label y) where the network's output (n, 1) is ln p / (1 - p) of label 1, shape (n,)."""
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    return binary_cross_entropy_with_logits(network(x)[:, 0], y, reduction="none")
+
+
+def _balance(weight: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights with which both labels sum to half the number of rows."""
+    out = weight.copy()
+    for label in (0, 1):
+        out[y == label] *= 0.5 * len(y) / weight[y == label].sum()
+    return out
+
+
+@dataclass
+class WeakNetwork:
+    """Network 64-64-64 trained on mixed samples, Adam, batches of 128 (the classifier of CATHODE, 2109.00546).
+
+    Both classes weigh the same. A hash of identity and seed puts the part ``validation`` of the events aside; the
+    score is the mean probability of "data", in (0, 1), over the ``best`` epochs of lowest validation loss. Inputs are
+    standardised with mean and width of the training part.
+    """
+
+    paper: ClassVar[str] = "2109.00546"
+
+    hidden: tuple[int, ...] = (64, 64, 64)
+    epochs: int = 100
+    best: int = 10
+    batch: int = 128
+    learning_rate: float = 1e-3
+    validation: float = 0.5
+    seed: int = 0
+    mean_: NDArray[Any] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    width_: NDArray[Any] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    members_: list[dict[str, NDArray[Any]]] = field(default_factory=list, repr=False, compare=False)
+    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
+    _networks: list[Any] = field(default_factory=list, repr=False, compare=False)
+
+    def fit(self, reference: Events, data: Events) -> Self:
+        """Train; raises `InputError` on empty samples, bad values or negative weights, `ConfigError` on a bad split."""
+        check_training(reference, "reference")
+        check_training(data, "data")
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"validation: found {self.validation}, expected a fraction between 0 and 1")
+        x = np.concatenate([reference.x, data.x]).astype(np.float64)
+        y = np.concatenate([np.zeros(len(reference)), np.ones(len(data))])
+        weight = np.concatenate([reference.weight, data.weight])
+        hashes = identity_hash(np.concatenate([reference.identity, data.identity]), self.seed)
+        order = np.lexsort((y, hashes))
+        held = hashes[order] / 2.0**64 < self.validation
+        train_rows, held_rows = order[~held], order[held]
+        for part in (train_rows, held_rows):
+            if any(weight[part][y[part] == label].sum() <= 0 for label in (0, 1)):
+                raise InputError(
+                    f"{len(y)} events, validation {self.validation}: a part has no data or no reference"
+                )
+        balanced = _balance(weight[train_rows], y[train_rows])
+        self.mean_ = np.average(x[train_rows], axis=0, weights=balanced)
+        spread = np.sqrt(np.average((x[train_rows] - self.mean_) ** 2, axis=0, weights=balanced))
+        self.width_ = np.where(spread > 0, spread, 1.0)
+
+        def sample(rows: NDArray[Any]) -> Sample:
+            return Sample(self._inputs(x[rows]), y[rows], _balance(weight[rows], y[rows]))
+
+        settings = TrainSettings(
+            self.epochs, self.batch, self.learning_rate, self.seed, shards=1, keep="best", best=self.best
+        )
+        result = train(
+            Task(build_dense, self._config(), cross_entropy, sample(train_rows), sample(held_rows)), settings
+        )
+        self.members_, self.record_, self._networks = list(result.states), result.record, []
+        return self
+
+    def _inputs(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        return ((x.astype(np.float64) - self.mean_) / self.width_).astype(np.float32)
+
+    def _config(self) -> Mapping[str, Any]:
+        return {"sizes": [len(self.mean_), *self.hidden, 1], "seed": self.seed}
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """Mean probability that the event is from the data, shape (n,)."""
+        if not self.members_:
+            raise InputError("this WeakNetwork has not been fitted")
+        if len(events.features) != len(self.mean_):
+            raise FeatureError(
+                f"the events have {len(events.features)} columns, the network takes {len(self.mean_)}"
+            )
+        if not np.isfinite(events.x).all():
+            raise InputError(
+                "an event to be scored has a column that is not finite; look at the processor's output"
+            )
+        if len(self._networks) != len(self.members_):
+            self._networks = [load_weights(build_dense(self._config()), m) for m in self.members_]
+        inputs, total = self._inputs(events.x), np.zeros(len(events))
+        for network in self._networks:
+            logit = evaluate(network, inputs).reshape(-1).astype(np.float64)
+            total += 0.5 * (1.0 + np.tanh(0.5 * logit))
+        return total / len(self._networks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A trip to a worker carries the weights, not the torch modules."""
+        return {**self.__dict__, "_networks": []}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
+        """Weights of every kept epoch, means and widths, and how it was trained."""
+        arrays = {f"{i}/{k}": v for i, member in enumerate(self.members_) for k, v in member.items()}
+        record = None if self.record_ is None else self.record_.to_json()
+        info = {"members": len(self.members_), "record": record}
+        return info, {"mean": self.mean_, "width": self.width_, **arrays}, {}
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+        self.mean_, self.width_ = arrays["mean"], arrays["width"]
+        self.members_ = [
+            {k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.startswith(f"{i}/")}
+            for i in range(info["members"])
+        ]
+        self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
+        self._networks = []
+        return self

@@ -1,0 +1,238 @@
+"""The same training loop on the workers of a Ray cluster (Ray Train's TorchTrainer), and Ray itself made quiet.
+
+Weights, moments and data pass through files in one folder, so a worker that is killed is started anew by Ray and goes
+on from the last finished epoch. Gradients travel through torch.distributed (gloo).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ElsewhereError, FitError
+from ..workspace import atomic
+from .networks.dense import one_thread
+from .training_loop import CHECKPOINT, Trainer, finish, progressed, read_checkpoint, task_key
+from .training_task import Progress, Sample, Task, TrainingResult, TrainSettings
+
+log = logging.getLogger(__name__)
+
+_DATA = "data.safetensors"
+_RESTARTS = 3
+_OBJECT_STORE = 300_000_000
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it hides accelerators from tasks without one
+    "RAY_TRAIN_ENABLE_V2": "1",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment, and put back what was there."""
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def ray_session(address: str, workers: int) -> Iterator[Any]:
+    """The ``ray`` module, connected.
+
+    ``address``: "local" starts Ray on this machine with ``workers`` CPUs, at 127.0.0.1, and stops it at the end;
+    anything else is a running cluster's address. A session that is already there is used and left running.
+    """
+    with _environment(_ENVIRONMENT), warnings.catch_warnings():
+        # Ray's own modules use what Python and setuptools deprecate; nothing of it is ours to change.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", ResourceWarning)
+        import ray
+
+        started = not ray.is_initialized()
+        if started:
+            _connect(ray, address, workers)
+        try:
+            yield ray
+        finally:
+            if started:
+                ray.shutdown()
+
+
+def _connect(ray: Any, address: str, workers: int) -> None:
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address == "local":
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+        else:
+            ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ElsewhereError(f"no Ray at '{address}' ({error}); start the cluster, or use 'local'") from error
+
+
+class _Distributed:
+    """Gradients by torch.distributed, whose process group Ray Train has made."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def gather(self, mine: Any) -> list[Any]:
+        """Rows of all ranks in rank order."""
+        import torch
+        import torch.distributed as dist
+
+        if self.world == 1:
+            return [mine]
+        parts = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(parts, mine)
+        return parts
+
+    def same(self, value: int) -> bool:
+        """Whether all ranks gave the same number."""
+        import torch
+
+        return len({int(t) for t in self.gather(torch.tensor([value]))}) == 1
+
+
+def _loop(config: dict[str, Any]) -> None:
+    """What every Ray worker runs."""
+    import ray.train
+    from safetensors.numpy import load_file
+
+    folder = Path(config["folder"])
+    arrays = load_file(folder / _DATA)
+
+    def sample(name: str) -> Sample | None:
+        found = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
+        return Sample(**found) if found else None
+
+    train = sample("train")
+    if train is None:
+        raise FitError(f"{folder / _DATA} holds no training events")
+    task = Task(config["build"], config["config"], config["loss"], train, sample("validation"))
+
+    def report(epoch: int, loss: float, validation: float | None) -> None:
+        ray.train.report({"epoch": epoch, "train_loss": loss, "validation_loss": validation})
+
+    with one_thread():
+        Trainer(task, config["settings"], _Distributed()).run(folder, config["key"], report)
+
+
+def train_on_ray(
+    task: Task, settings: TrainSettings, folder: Path | None, progress: Progress | None
+) -> TrainingResult:
+    """Train by Ray Train; what `elsewhere.models.training.train` does for backend "ray"."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="elsewhere-") as temporary:
+            return train_on_ray(task, settings, Path(temporary), progress)
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    key = task_key(task, settings)
+    _write_data(task, folder)
+    with ray_session(settings.ray_address, settings.workers), _watched(folder, key, progress):
+        _fit(task, settings, folder, key)
+    found = read_checkpoint(folder, key)
+    if found is None:
+        raise FitError(
+            f"Ray finished without a checkpoint in {folder}; is the folder on a file system all workers share?"
+        )
+    (folder / _DATA).unlink(missing_ok=True)
+    return finish(progressed(*found), task, settings)
+
+
+def _write_data(task: Task, folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    samples = {"train": task.train, "validation": task.validation}
+    arrays = {f"{n}/{k}": v for n, s in samples.items() if s is not None for k, v in s.arrays().items()}
+    with atomic(folder / _DATA) as temporary:
+        save_file(arrays, temporary)
+
+
+def _fit(task: Task, settings: TrainSettings, folder: Path, key: str) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={
+            "build": task.build,
+            "config": dict(task.config),
+            "loss": task.loss,
+            "settings": settings,
+            "folder": str(folder),
+            "key": key,
+        },
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu=False, resources_per_worker={"CPU": 1}
+        ),
+        run_config=RunConfig(
+            name=f"train-{key[:12]}",
+            storage_path=str(folder / "ray"),
+            failure_config=FailureConfig(max_failures=_RESTARTS),
+        ),
+    )
+    try:
+        trainer.fit()
+    except (
+        Exception
+    ) as error:  # Ray wraps whatever a worker raised in classes of its own, which differ by release
+        raise FitError(f"training on Ray failed: {error}") from error
+
+
+@contextmanager
+def _watched(folder: Path, key: str, progress: Progress | None) -> Iterator[None]:
+    """Call ``progress`` from a thread whenever the workers have finished an epoch."""
+    if progress is None:
+        yield
+        return
+    stop = threading.Event()
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        found = read_checkpoint(folder, key) if (folder / CHECKPOINT).exists() else None
+        info = found[0] if found else {"epoch": 0}
+        for epoch in range(seen, info["epoch"]):
+            losses = info["validation_loss"]
+            progress(epoch + 1, info["train_loss"][epoch], losses[epoch] if losses else None)
+        seen = max(seen, info["epoch"])
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            look()
+
+    thread = threading.Thread(target=watch, name="elsewhere-training-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()

@@ -1,0 +1,72 @@
+"""``mode: dask-awkward``: the same units and columns with the feature function mapped over a lazy awkward array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+
+from ..workspace import write_chunk
+from .core import Recipe, Unit, finish_unit
+from .environment import dask_client
+from .features import Features
+from .preflight import FileRecord
+from .reading import wanted_branches
+from .report import StreamReport
+from .stream import process, unit_path
+
+
+def _finish(events: ak.Array, recipe: Recipe, unit: Unit, out: str, kind: str) -> ak.Array:
+    """Partition to chunk, on a worker; returns one row: the number of events. The typetracer pass writes nothing."""
+    if ak.backend(events) == "typetracer":
+        for name in events.fields:
+            ak.typetracer.touch_data(events[name])
+        return ak.Array(ak.to_layout(ak.Array(np.zeros(1, np.int64))).to_typetracer(forget_length=True))
+    columns = {n: np.asarray(ak.to_numpy(events[n])) if events[n].ndim == 1 else events[n] for n in events.fields}
+    write_chunk(unit_path(Path(out), kind, unit), finish_unit(columns, recipe, unit))
+    return ak.Array(np.array([len(events)], dtype=np.int64))
+
+
+def _lazy(unit: Unit, features: Features) -> Any:
+    """The unit as a lazy awkward array of one partition."""
+    import uproot
+
+    with uproot.open(unit.path) as file:
+        branches = wanted_branches(features, set(file["Events"].keys(recursive=False)))
+    where = {unit.path: {"object_path": "Events", "steps": [[unit.start, unit.stop]]}}
+    return uproot.dask(where, filter_name=lambda name: name in branches, open_files=True)
+
+
+def run_dask_awkward(
+    jobs: Sequence[tuple[Any, ...]], scheduler: str, workers: int
+) -> Iterator[tuple[Unit, float]]:
+    """`process`'s executor through dask-awkward: one partition per unit, computed by the given scheduler."""
+    import dask
+    import dask_awkward as dak
+
+    todo = [(u, *rest) for u, *rest in jobs if u.stop > u.start]
+    for unit, recipe, out, kind in (job for job in jobs if job[0].stop == job[0].start):
+        from .stream import do_unit
+
+        yield unit, do_unit(unit, recipe, out, kind)
+    lazy = [dak.map_partitions(_finish, _lazy(u, r.features), r, u, out, kind) for u, r, out, kind in todo]
+    if not lazy:
+        return
+    if scheduler in ("loop", "processes"):
+        dask.compute(*lazy, scheduler="synchronous")
+    else:
+        with dask_client(scheduler, workers):
+            dask.compute(*lazy)
+    yield from ((job[0], 0.0) for job in todo)
+
+
+def process_dask_awkward(
+    files: Mapping[str, Sequence[FileRecord]], features: Features, out: Path, **settings: Any
+) -> StreamReport:
+    """`process` with dask-awkward in the middle: same arguments, same columns, same checks."""
+    return process(files, features, out, run=run_dask_awkward, **settings)
+
+

@@ -1,0 +1,214 @@
+"""The report's groups for a resonance hunt: one per variant, drawn from hunt.json and the scored columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .analysis.plots import (
+    EfficiencyCurve,
+    FeatureOverlay,
+    GlobalP,
+    Overlay,
+    ScanCurve,
+    SculptedShape,
+    Spectrum,
+    WindowRow,
+    plot_delta_sys,
+    plot_features,
+    plot_roc,
+    plot_scan,
+    plot_scores,
+    plot_sculpting,
+    plot_sic,
+    plot_spectra,
+    window_columns,
+    window_table,
+)
+from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
+from .events import Window
+from .hunting import summary, words
+from .resonance import SEARCH, Sample, held_out_signal, model_name, sample
+from .stages import Search
+from .workspace import read_json
+
+
+def _window(raw: dict[str, float]) -> Window:
+    return Window(raw["low"], raw["high"])
+
+
+def _spectrum(edges: np.ndarray, r: dict[str, Any], what: str) -> Spectrum:
+    return Spectrum(
+        what, edges, np.array(r["counts"]), _window(r["window"]), np.array(r["expected"]), np.array(r["error"]),
+        2 * r["half_deviance"], r["ndf"], r["gof_p"], r["order"] + 1,
+    )  # fmt: skip
+
+
+def _percent(cut: float) -> str:
+    return "no cut" if cut >= 1 else f"cut {100 * cut:g}%"
+
+
+def _spectra_part(found: dict[str, Any], label: str) -> ReportPart:
+    edges = np.array(found["edges"])
+    best, before = found["best"], found["before"]
+    pair = [_spectrum(edges, before, "before the cut")]
+    if best["cut"] < 1:
+        pair.append(_spectrum(edges, best, f"after the {_percent(best['cut'])}"))
+    return ReportPart(
+        "Spectrum",
+        "Poisson fits of the dijet function, integrated over each bin; the signal region is masked in the fit, and the "
+        "number of parameters is chosen by likelihood ratio. chi2 is the Poisson deviance.",
+        figures=[
+            ReportFigure(
+                "spectra", plot_spectra(pair, label=label), "Data, fit and pulls in the window of the largest excess.",
+                {"before": before, "after": best}, wide=True,
+            )
+        ],
+    )  # fmt: skip
+
+
+def _overall(found: dict[str, Any]) -> GlobalP:
+    o = found["overall"]
+    z_high = o["z_high"] if o["z_high"] is not None else float("inf")
+    return GlobalP(o["p"], o["p_low"], o["p_high"], o["z"], o["z_low"], z_high, o["toys"], o["bound"])
+
+
+def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
+    cuts = list(dict.fromkeys(r["cut"] for r in found["results"]))
+    curves = []
+    for cut in sorted(cuts, reverse=True):
+        mine = [r for r in found["results"] if r["cut"] == cut]
+        mass = np.array([_window(r["window"]).centre for r in mine])
+        curves.append(ScanCurve(_percent(cut), mass, np.array([r["p_local"] for r in mine])))
+    rows = [
+        WindowRow(_window(r["window"]), r["cut"], int(r["n"]), r["b"] * (1 + r["delta"]), r["b_error"], r["delta"], r["z"])
+        for r in found["results"]
+    ]
+    o = found["overall"]
+    return ReportPart(
+        "Scan",
+        f"Local p-values of every window and cut with delta_sys inside, and the global one: {o['exceeding']:,} of "
+        f"{o['toys']:,} toys, which repeat the scan over all windows and cuts with every fit, reach the largest local Z "
+        f"of {o['z_max']:.2f}; {o['failed']} toys had a failed fit and count as reaching it. Gross-Vitells beside it: "
+        f"{o['gross_vitells']:.2g}. delta_sys is the median bias on the windows that do not overlap.",
+        figures=[
+            ReportFigure("scan", plot_scan(curves, _overall(found), label=label), "Local p-value against mass.", o),
+            ReportFigure(
+                "delta_sys", plot_delta_sys([r for r in rows if r.cut < 1] or rows, label=label),
+                "The classifier's bias, measured on the other windows.",
+            ),
+        ],
+        tables=[ReportTable(window_columns(), window_table(rows), "b includes delta_sys.")],
+        warnings=found["failed"],
+    )  # fmt: skip
+
+
+def _separation_part(found: dict[str, Any], label: str) -> ReportPart | None:
+    if "roc" not in found:
+        return None
+    r, s = found["roc"], found["sic"]
+    signal, background, n = (np.array(r[k]) for k in ("signal", "background", "n_background"))
+    sigma = np.sqrt(np.maximum(background * (1 - background), 1e-12) / r["n_background_total"])
+    curve = EfficiencyCurve(
+        "held-out signal, best window", signal, background, n, r["auc"], r["auc_error"], background - sigma, background + sigma
+    )
+    return ReportPart(
+        "Separation",
+        f"Signal events that were not injected against the data's background in the best window: AUC {r['auc']:.3f} +- "
+        f"{r['auc_error']:.3f}; largest significance improvement {s['best']:.2f} +- {s['best_error']:.2f} at a background "
+        f"efficiency of {s['at']:.2g} (at least {s['floor']} background events). Simulation only: nothing in the search used it.",
+        figures=[
+            ReportFigure("roc", plot_roc([curve], label=label), "Band: statistics of the background.", r),
+            ReportFigure("sic", plot_sic([curve], s["floor"], label=label), "Significance improvement.", s),
+        ],
+    )
+
+
+def _scores_part(search: Search, found: dict[str, Any], data: Sample, variant: str, label: str) -> ReportPart:
+    window = _window(found["best"]["window"])
+    name = model_name(variant, window)
+    events, score = data.table.events, data.table.scores[name]
+    inside = window.contains(events.mass)
+    edges = np.linspace(float(score.min()), float(score.max()) + 1e-9, 41)
+    overlays = [
+        Overlay.of("data, signal region", score[inside], edges, "data"),
+        Overlay.of("data, elsewhere", score[~inside], edges, "background").scaled(inside.sum() / max(1, (~inside).sum())),
+    ]
+    signal = held_out_signal(search.space, search.config)
+    if signal is not None and len(signal):
+        mine = signal.scores[name][window.contains(signal.events.mass)]
+        overlays.append(Overlay.of("signal (100 events)", mine, edges, "signal").scaled(100 / max(1, len(mine))))
+    figures = [
+        ReportFigure(
+            "scores", plot_scores(edges, overlays, x_label="anomaly score", label=label), "Each event scored by the fold that did not see it."
+        ),
+        ReportFigure("features", plot_features(_features(events, inside, signal, window), label=label), "What the score looks at.", wide=True),
+    ]
+    sculpted = _sculpted(found, label)
+    return ReportPart("Scores and features", figures=[*figures, *([sculpted] if sculpted else [])])
+
+
+def _features(events: Any, inside: np.ndarray, signal: Any, window: Window) -> list[FeatureOverlay]:
+    out = []
+    for i, column in enumerate(events.features.columns):
+        x = events.x[:, i]
+        low, high = (float(v) for v in np.quantile(x, [0.001, 0.999]))
+        edges = np.linspace(low, high, 31)
+        overlays = [
+            Overlay.of("data, signal region", x[inside], edges, "data"),
+            Overlay.of("data, elsewhere", x[~inside], edges, "background").scaled(inside.sum() / max(1, (~inside).sum())),
+        ]
+        if signal is not None and len(signal):
+            mine = signal.events.x[window.contains(signal.events.mass), i]
+            overlays.append(Overlay.of("signal, same area", mine, edges, "signal").scaled(inside.sum() / max(1, len(mine))))
+        unit = f" [{column.unit}]" if column.unit else ""
+        out.append(FeatureOverlay(f"{column.name}{unit}", edges, overlays))
+    return out
+
+
+def _sculpted(found: dict[str, Any], label: str) -> ReportFigure | None:
+    s, best, before = found.get("sculpting"), found["best"], found["before"]
+    if s is None:
+        return None
+    counts = np.array(best["counts"])
+    shape = SculptedShape(best["cut"], counts, counts, s["jsd"], s["floor"])
+    figure = plot_sculpting(np.array(found["edges"]), np.array(before["counts"]), [shape], label=label)
+    text = (
+        f"Mass shape before and after the cut. Outside the window JSD = {s['jsd']:.3g} bits; without any sculpting "
+        f"{s['floor']:.3g} on average and below {s['floor_high']:.3g} in 95 % of toys; chi2/ndf = {s['chi2']:.0f}/{s['ndf']}."
+    )
+    return ReportFigure("sculpting", figure, text, s)
+
+
+def hunt_searches(search: Search, shared: Sequence[ReportPart]) -> list[ReportSearch]:
+    """One group per variant; the common parts go with the first."""
+    out = []
+    title, label = search.config.report.title or search.config.name, search.config.report.label
+    for variant, found in read_json(search.space.path("hunt.json")).items():
+        data = sample(search.space, search.config, variant, "scores")
+        quoted, verdict = words(found)
+        lines = summary(found)
+        nothing = verdict == "nothing found"
+        injected = int(data.is_signal.sum())
+        asked = f"Is there a resonance in {len(data.table):,} events"
+        asked += f", {injected} of them injected signal?" if injected else "?" if variant == SEARCH else ", nothing injected?"
+        parts = [
+            _spectra_part(found, label), _scan_part(found, label),
+            _separation_part(found, label) if injected else None,
+            _scores_part(search, found, data, variant, label),
+            *(shared if variant == SEARCH else ()),
+        ]  # fmt: skip
+        peak = found["peak"]
+        mass = f"{peak['position']:.0f} +- {found['peak_error']:.0f} GeV" if peak else "no positive peak"
+        out.append(
+            ReportSearch(
+                title if variant == SEARCH else f"{title}: control without injected signal",
+                asked, " ".join(f"{t[0].upper()}{t[1:]}." for t in lines[1:3]), f"{verdict}; {quoted}",
+                "nothing" if nothing else "excess",
+                facts=[("local Z", f"{found['best']['z']:.2f}"), ("before the cut", f"{found['before']['z']:.2f}"), ("mass", mass)],
+                warnings=found["failed"], parts=parts, numbers={"hunt": found},
+            )
+        )  # fmt: skip
+    return out

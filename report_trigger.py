@@ -1,0 +1,147 @@
+"""The report's group for a trigger study, drawn from rates.json, the model's record and the scored columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .analysis.plots import (
+    EfficiencyCurve,
+    EfficiencyLine,
+    Overlay,
+    RateLine,
+    TrainingCurve,
+    plot_firmware,
+    plot_rates,
+    plot_roc,
+    plot_scores,
+    plot_training,
+)
+from .analysis.metrics import roc, thinned
+from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
+from .models.store import record_of
+from .resonance import join
+from .stages import Search
+from .trigger import FIRMWARE, FLOAT, MODEL, names_with, outcome
+from .workspace import Table, read_json
+
+
+def _rates_part(found: dict[str, Any], label: str) -> ReportPart:
+    lines, signals = [], []
+    for name, one in found["scorers"].items():
+        c = one["curve"]
+        arrays = [np.array(c[k]) for k in ("threshold", "khz", "low", "high")]
+        lines.append(RateLine(name, *arrays))
+    main = found["scorers"].get(FIRMWARE) or found["scorers"][FLOAT]
+    threshold = np.array(main["curve"]["threshold"])
+    for name, values in main["efficiency"].items():
+        e = np.array(values)
+        signals.append(EfficiencyLine(name, threshold, e[:, 0], e[:, 1], e[:, 2]))
+    targets = [p["target_khz"] for p in main["points"]]
+    rows = []
+    for name, one in found["scorers"].items():
+        for p in one["points"]:
+            if "failed" in p:
+                rows.append((name, p["target_khz"], None, p["failed"], None, *(None for _ in one["efficiency"])))
+                continue
+            r = p["rate"]
+            seen = [f"{100 * e[0]:.1f} [{100 * e[1]:.1f}, {100 * e[2]:.1f}] %" for e in p["efficiency"].values()]
+            text = f"{r['khz']:.3g} [{r['low']:.3g}, {r['high']:.3g}]"
+            rows.append((name, p["target_khz"], p["threshold"], text, r["n_pass"], *seen))
+    heads = ("score", "target [kHz]", "threshold", "rate [kHz]", "crossings that pass", *main["efficiency"])
+    return ReportPart(
+        "Rate",
+        f"Rate = weighted fraction of {found['crossings']:,} zero-bias crossings x {found['bunches']} bunches x 11,245.6 Hz "
+        f"({found['crossing_khz']:,.0f} kHz in all); 68 % intervals on effective counts. None of these crossings was trained on.",
+        figures=[
+            ReportFigure("rates", plot_rates(lines, targets, signals, label=label), "Rate and signal efficiency against threshold.", found["scorers"])
+        ],
+        tables=[ReportTable(heads, rows, "Working points.")],
+    )
+
+
+def _firmware_part(search: Search, data: Table, found: dict[str, Any], label: str) -> ReportPart | None:
+    if FIRMWARE not in data.scores:
+        return None
+    record = read_json(search.space.path("firmware", "firmware.json"))
+    verified, agreement = record["verified"], found["firmware_against_float"]
+    figure = plot_firmware(data.scores[FLOAT], data.scores[FIRMWARE], label=label)
+    rows = [
+        (r["target_khz"], r["threshold"], r["float"]["khz"], r["firmware"]["khz"]) for r in agreement["rates"]
+    ]
+    layers = [(x["name"], x["kind"], ", ".join(f"{k} {v}" for k, v in x["precision"].items())) for x in record["layers"]]
+    return ReportPart(
+        "Firmware",
+        f"hls4ml project compiled by g++ and used as a score in the stream. {verified['mismatches']} of "
+        f"{verified['events']:,} events (saturations and extreme patterns among them) differ from an independent fixed-point "
+        f"evaluation; correlation with the float score {agreement['pearson']:.6f}, of ranks {agreement['spearman']:.6f}.",
+        figures=[ReportFigure("firmware", figure, "The same crossings scored by software and by firmware.", agreement)],
+        tables=[
+            ReportTable(("target [kHz]", "float threshold", "float rate [kHz]", "firmware rate [kHz]"), rows, "Same threshold for both."),
+            ReportTable(("layer", "kind", "types"), layers, "What every number of the firmware is."),
+        ],
+    )
+
+
+def _training_part(search: Search, label: str) -> ReportPart | None:
+    record = record_of(search.space.path("models", MODEL)).get("training")
+    if not record:
+        return None
+    rate = [record["learning_rate"]] * record["epochs"]
+    curve = TrainingCurve("autoencoder", list(record["train_loss"]), list(record["validation_loss"]), rate)
+    workers = f"{record['workers']} worker{'s' if record['workers'] > 1 else ''}"
+    return ReportPart(
+        "Training",
+        f"{record['epochs']} epochs in {record['wall_s']:.1f} s, {record['events_per_s']:,.0f} events/s, {record['backend']} on {workers}. "
+        "The model is the same to the last bit on any number of workers.",
+        figures=[ReportFigure("training", plot_training([curve], label=label), "Loss per epoch.", record)],
+    )
+
+
+def _scores_part(data: Table, signals: dict[str, Table], label: str) -> ReportPart:
+    name = FIRMWARE if FIRMWARE in data.scores else FLOAT
+    every = [data.scores[name], *(t.scores[name] for t in signals.values())]
+    top = max(float(np.quantile(v, 0.999)) for v in every)
+    edges = np.linspace(0.0, top, 51)
+    weight = data.events.weight
+    overlays = [Overlay.of("zero bias", data.scores[name], edges, "data", weight)]
+    for n, t in signals.items():
+        factor = float(weight.sum()) / max(1, len(t))
+        overlays.append(Overlay.of(f"{n} (same area)", t.scores[name], edges, "signal").scaled(factor))
+    curves = []
+    for n, t in signals.items():
+        c = roc(t.scores[name], data.scores[name])
+        k = thinned(c.signal)
+        curves.append(EfficiencyCurve(n, c.signal[k], c.background[k], c.n_background[k], c.auc, c.auc_error))
+    figures = [ReportFigure("scores", plot_scores(edges, overlays, x_label=f"{name} score", label=label), "Score distributions.")]
+    if curves:
+        figures.append(ReportFigure("roc", plot_roc(curves, label=label), "Signals against unweighted zero bias."))
+    return ReportPart("Scores", figures=figures)
+
+
+def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch:
+    """The one group of a trigger study."""
+    config, label = search.config, search.config.report.label
+    found = read_json(search.space.path("rates.json"))
+    data = join([search.space.read_table(n, "scores") for n in names_with(config, "data")])
+    signals = {n: search.space.read_table(n, "scores") for n in names_with(config, "signal")}
+    lines = outcome(search)
+    main = found["scorers"].get(FIRMWARE) or found["scorers"][FLOAT]
+    points = [p for p in main["points"] if "threshold" in p]
+    first = points[0] if points else None
+    verdict = "no working point" if first is None else f"{first['rate']['khz']:.2f} kHz at score > {first['threshold']:.4g}"
+    facts = [("crossings", f"{found['crossings']:,}")]
+    if "firmware_against_float" in found:
+        facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))
+    parts = [
+        _rates_part(found, label), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
+        _training_part(search, label), *shared,
+    ]  # fmt: skip
+    return ReportSearch(
+        config.report.title or config.name,
+        f"What would a level-1 trigger on the {config.score.method} score take, and at which rate?",
+        " ".join(f"{t[0].upper()}{t[1:]}." for t in lines[-1:]), verdict, "measured",
+        facts=facts, parts=parts, numbers={"rates": found},
+    )  # fmt: skip
