@@ -35,7 +35,9 @@ class InputScale:
     def __post_init__(self) -> None:
         if len(self.offset) != len(self.factor):
             raise InputError(f"the input scale has {len(self.offset)} offsets and {len(self.factor)} factors")
-        if not all(np.isfinite(o) and np.isfinite(f) and f > 0 for o, f in zip(self.offset, self.factor, strict=True)):
+        if not all(
+            np.isfinite(o) and np.isfinite(f) and f > 0 for o, f in zip(self.offset, self.factor, strict=True)
+        ):
             raise InputError("the input scale needs finite offsets and positive factors")
 
     @property
@@ -81,12 +83,16 @@ def open_folder(path: Path) -> FirmwareFolder:
         scale = InputScale(tuple(record["scale"]["offset"]), tuple(record["scale"]["factor"]))
         files, stamp, _ = record["files"], record["digest"], record["files"][record["library"]]
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path / RECORD} is not a firmware record ({error!r}); export the firmware again") from error
+        raise InputError(
+            f"{path / RECORD} is not a firmware record ({error!r}); export the firmware again"
+        ) from error
     for name, expected in files.items():
         if not (path / name).is_file():
             raise InputError(f"{path / name} is missing; export the firmware again")
         if file_digest(path / name) != expected:
-            raise InputError(f"{path / name} was changed after the export (sha256 differs); export the firmware again")
+            raise InputError(
+                f"{path / name} was changed after the export (sha256 differs); export the firmware again"
+            )
     if content_digest(record) != stamp:
         raise InputError(f"{path / RECORD} was changed after the export; export the firmware again")
     return FirmwareFolder(path, record, features, scale)
@@ -105,7 +111,7 @@ class FirmwareScore:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).resolve()
-        self.sha256 = self.sha256 or str(self._open().record["digest"])
+        self.sha256 = str(self._open().record["digest"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "sha256": self.sha256, "_opened": None}
@@ -114,7 +120,9 @@ class FirmwareScore:
         if self._opened is None:
             opened = open_folder(self.folder)
             if self.sha256 and opened.record["digest"] != self.sha256:
-                raise InputError(f"{self.folder} was exported again since this score was made; make the score again")
+                raise InputError(
+                    f"{self.folder} was exported again since this score was made; make the score again"
+                )
             self._opened = opened
         return self._opened
 
@@ -133,9 +141,9 @@ class FirmwareScore:
         return folder.library().score(folder.scale.apply(events.x))
 
     def speed(self, x: NDArray[Any]) -> float:
-        """Events per second on one core for raw columns x (n, d), scaling included."""
+        """Events per second of CPU time on one core for raw columns x (n, d), scaling included."""
         folder = self._open()
         library = folder.library()
-        start = time.perf_counter()
+        start = time.process_time()
         library.score(folder.scale.apply(x))
-        return len(x) / (time.perf_counter() - start)
+        return len(x) / (time.process_time() - start)

@@ -14,7 +14,7 @@ import platform
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,42 +71,29 @@ def export(
             f"feature set '{features.name}' has {width} columns, the scale {len(scale.offset)}, the vectors {vectors.shape}"
         )
     if shutil.which("g++") is None:
-        raise ConfigError("firmware needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)")
+        raise ConfigError(
+            "firmware needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)"
+        )
     plan = plan_network(score.network(), settings)
     with _replacing(folder) as draft:
         hls = draft / "hls"
         _convert(plan, width, hls, draft / "hls4ml.log", settings)
         write_wrapper(hls, width, _TOP)
         library, seconds = compile_library(hls, draft)
-        bits = _vectors(draft, library, scale, vectors, extremes, settings)
+        bits = _vectors(draft, library, scale, raw=vectors, extremes=extremes, settings=settings)
         _write_readme(draft, features, plan)
-        _write_record(draft, library.name, features, scale, thresholds or {}, plan, settings, bits)
+        _write_record(
+            draft,
+            library.name,
+            features=features,
+            scale=scale,
+            thresholds=thresholds or {},
+            plan=plan,
+            settings=settings,
+            bits=bits,
+        )
     log.info("firmware in %s: %d events compared, %d mismatches", folder, bits.events, bits.mismatches)
     return FirmwareExport(folder, seconds, bits)
-
-
-def probe_scale(scale: Callable[[NDArray[np.float32]], Any], width: int) -> InputScale:
-    """The `InputScale` of a model's own ``scale`` function, found by asking it.
-
-    Raises `ConfigError` if the function is not ``(x - offset) * factor`` in every column by itself.
-    """
-
-    def at(x: NDArray[Any]) -> NDArray[np.float64]:
-        return np.asarray(scale(x.astype(np.float32)), dtype=np.float64)
-
-    zero, unit = at(np.zeros((1, width)))[0], at(np.full((1, width), 64.0))[0]
-    factor = (unit - zero) / 64.0
-    mantissa, exponent = np.frexp(factor)
-    near = np.ldexp(1.0, np.rint(exponent + np.log2(mantissa, where=mantissa > 0, out=np.zeros(width))).astype(int))
-    factor = np.where(np.abs(near - factor) < 1e-5 * near, near, factor)
-    if not (factor > 0).all():
-        raise ConfigError("the model's scale function does not grow with its input; firmware needs (x - offset) * factor")
-    found = InputScale(tuple((-zero / factor).tolist()), tuple(factor.tolist()))
-    trial = np.random.default_rng(0).uniform(-8.0, 8.0, (64, width)) / factor - zero / factor
-    trial = trial.astype(np.float32)
-    if not np.allclose(at(trial), found.apply(trial), rtol=1e-4, atol=1e-3):
-        raise ConfigError("the model's scale function is not (x - offset) * factor column by column; firmware needs that")
-    return found
 
 
 def write_thresholds(folder: Path, thresholds: Mapping[str, float]) -> None:
@@ -140,7 +127,12 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 def _convert(plan: NetworkPlan, width: int, hls: Path, logfile: Path, settings: FirmwareSettings) -> None:
     """Run hls4ml; what it prints goes to ``logfile``."""
-    with logfile.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
+    with (
+        logfile.open("w") as out,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"hls4ml|torch|keras")
@@ -162,14 +154,24 @@ def _convert(plan: NetworkPlan, width: int, hls: Path, logfile: Path, settings: 
             part=settings.part,
             clock_period=settings.clock_ns,
         )
+        # write() dumps its configuration as YAML, the whole torch module as executable code in it; leave that out.
+        for settings_of in (project.config.config, project.config.config.get("HLSConfig", {})):
+            settings_of.pop("PytorchModel", None)
         project.config.trace_output = True  # the C++ can report each layer; synthesis leaves that code out
         project.write()
-    # hls4ml dumps the whole torch module as executable YAML; nothing we keep may run code when it is loaded.
-    (hls / "hls4ml_config.yml").unlink(missing_ok=True)
+    (hls / "hls4ml_config.yml").unlink(
+        missing_ok=True
+    )  # names the draft folder; firmware.json has what matters
 
 
 def _vectors(
-    draft: Path, library: Path, scale: InputScale, raw: NDArray[Any], extremes: int, settings: FirmwareSettings
+    draft: Path,
+    library: Path,
+    scale: InputScale,
+    *,
+    raw: NDArray[Any],
+    extremes: int,
+    settings: FirmwareSettings,
 ) -> BitReport:
     """Compare emulator and evaluation; write the test vectors as arrays and in the form hls4ml's test bench reads."""
     project = read_project(draft / "hls", _TOP)
@@ -203,6 +205,7 @@ def _vectors(
 def _write_record(
     draft: Path,
     library: str,
+    *,
     features: FeatureSet,
     scale: InputScale,
     thresholds: Mapping[str, float],
@@ -211,7 +214,9 @@ def _write_record(
     bits: BitReport,
 ) -> None:
     files = {
-        str(p.relative_to(draft)): file_digest(p) for p in sorted(draft.rglob("*")) if p.is_file() and p.name != RECORD
+        str(p.relative_to(draft)): file_digest(p)
+        for p in sorted(draft.rglob("*"))
+        if p.is_file() and p.name != RECORD
     }
     record: dict[str, Any] = {
         "features": features.to_json(),
@@ -232,7 +237,8 @@ def _write_record(
 
 def _write_readme(draft: Path, features: FeatureSet, plan: NetworkPlan) -> None:
     rows = "\n".join(
-        f"| {p.name} | {p.kind} | {', '.join(f'{k} {v}' for k, v in p.precision().items())} |" for p in plan.layers
+        f"| {p.name} | {p.kind} | {', '.join(f'{k} {v}' for k, v in p.precision().items())} |"
+        for p in plan.layers
     )
     text = f"""# Firmware project
 

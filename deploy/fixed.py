@@ -40,7 +40,9 @@ class Fixed:
         if not 1 <= self.width <= 62:
             raise ConfigError(f"a fixed-point type of {self.width} bits: expected 1 to 62")
         if self.quantisation not in _QUANTISATION:
-            raise ConfigError(f"quantisation mode {self.quantisation}: expected one of {', '.join(_QUANTISATION)}")
+            raise ConfigError(
+                f"quantisation mode {self.quantisation}: expected one of {', '.join(_QUANTISATION)}"
+            )
         if self.overflow not in _OVERFLOW:
             raise ConfigError(f"overflow mode {self.overflow}: expected one of {', '.join(_OVERFLOW)}")
 
@@ -53,7 +55,9 @@ class Fixed:
             width, integer = int(parts[0]), int(parts[1])
             saturation_bits = int(parts[4]) if len(parts) > 4 else 0
         except (IndexError, ValueError):
-            raise ConfigError(f"'{text}' is not a fixed-point type; write for example fixed<16,8,RND_CONV,SAT>") from None
+            raise ConfigError(
+                f"'{text}' is not a fixed-point type; write for example fixed<16,8,RND_CONV,SAT>"
+            ) from None
         if saturation_bits or len(parts) > 5 or match is None:
             raise ConfigError(f"'{text}': saturation bits are not supported")
         modes = [p.removeprefix("AP_") for p in parts[2:4]]

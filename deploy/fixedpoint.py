@@ -136,14 +136,4 @@ def extreme_inputs(kind: Fixed, width: int, n: int, rng: np.random.Generator) ->
     ties = (rng.integers(-64, 64, (left // 3, width)) + 0.5) * step
     rest = left - len(uniform) - len(ties)
     powers = np.ldexp(rng.uniform(-1.0, 1.0, (rest, width)), rng.integers(-20, 20, (rest, width)))
-    return np.concatenate([fixed, hot, uniform, ties, powers])[:n]
-
-
-def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation, equal values sharing their mean rank."""
-
-    def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - 0.5 * (counts - 1))[inverse]
-
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+    return np.concatenate([fixed, hot, uniform, ties, powers])[:n].astype(np.float64)

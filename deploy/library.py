@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -120,21 +121,40 @@ def compile_library(hls: Path, into: Path) -> tuple[Path, float]:
     """
     compiler = shutil.which("g++")
     if compiler is None:
-        raise ConfigError("firmware needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)")
+        raise ConfigError(
+            "firmware needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)"
+        )
     draft = into / "emulator.so"
-    command = [compiler, "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-DNDEBUG", "-w"]
-    if sys.platform == "linux":  # without it the loader would share static data between two firmware libraries
-        command.append("-fno-gnu-unique")
-    command += ["-Ifirmware/ap_types", "emulator.cpp", "-o", str(draft.resolve())]
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=hls, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as place:
+        types = _quick_types(hls / "firmware" / "ap_types", Path(place) / "ap_types")
+        command = [compiler, "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-DNDEBUG", "-w"]
+        if (
+            sys.platform == "linux"
+        ):  # without it the loader would share static data between two firmware libraries
+            command.append("-fno-gnu-unique")
+        command += [f"-I{types}", "emulator.cpp", "-o", str(draft.resolve())]
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=hls, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
     if done.returncode:
         raise InputError(f"g++ could not compile {hls}/emulator.cpp:\n{done.stderr[-2000:]}")
     path = into / f"emulator-{file_digest(draft)[:12]}.so"
     draft.replace(path)
     log.info("compiled the emulator in %.1f s", seconds)
     return path, seconds
+
+
+def _quick_types(source: Path, target: Path) -> Path:
+    """A copy of the ap_types headers for the compiler only, without one `volatile` that keeps numbers in memory.
+
+    It changes no value (every bit is compared afterwards) and makes the emulator about 2.5 times as fast.
+    """
+    shutil.copytree(source, target)
+    header = target / "etc" / "ap_private.h"
+    header.write_text(
+        header.read_text().replace("void clearUnusedBits(void) volatile", "void clearUnusedBits(void)")
+    )
+    return target
 
 
 @dataclass
@@ -157,7 +177,9 @@ class Library:
         inputs = self._checked(inputs)
         out = np.empty(len(inputs))
         rows = np.empty((len(inputs), sum(layer.size for layer in self.layers)))
-        self.handle.firmware_trace(_pointer(inputs), _pointer(rows), _pointer(out), ctypes.c_long(len(inputs)))
+        self.handle.firmware_trace(
+            _pointer(inputs), _pointer(rows), _pointer(out), ctypes.c_long(len(inputs))
+        )
         outputs, start = {}, 0
         for layer in self.layers:
             outputs[layer.array] = rows[:, start : start + layer.size]
@@ -167,7 +189,9 @@ class Library:
     def _checked(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         inputs = np.ascontiguousarray(inputs, dtype=np.float64)
         if inputs.ndim != 2 or inputs.shape[1] != self.n_in:
-            raise InputError(f"the firmware takes {self.n_in} inputs per event, found an array of shape {inputs.shape}")
+            raise InputError(
+                f"the firmware takes {self.n_in} inputs per event, found an array of shape {inputs.shape}"
+            )
         if not np.isfinite(inputs).all():
             row, column = np.argwhere(~np.isfinite(inputs))[0]
             raise InputError(f"event {row}: input {column} is not finite; fixed-point numbers cannot hold it")
@@ -193,7 +217,9 @@ def open_library(path: Path, hls: Path, n_in: int) -> Library:
                 handle.firmware_score.restype = None
                 handle.firmware_trace.restype = None
             except (OSError, AttributeError) as error:
-                raise InputError(f"{path} cannot be loaded ({error}); export the firmware on this machine") from error
+                raise InputError(
+                    f"{path} cannot be loaded ({error}); export the firmware on this machine"
+                ) from error
             handle.firmware_open(str((hls / "firmware" / "weights").resolve()).encode())
             _loaded[key] = Library(handle, n_in, traced_layers(hls))
         return _loaded[key]

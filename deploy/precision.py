@@ -117,6 +117,7 @@ def _tidy(module: Any) -> None:
     graph = module.graph
     output = next(n for n in graph.nodes if n.op == "output")
     for node in reversed(list(graph.nodes)):
+        node.type = None  # annotations of forward(): hls4ml cannot write some of them
         empty = node.op == "call_module" and type(module.get_submodule(node.target)).__name__ in _NO_OPERATION
         last = list(node.users) == [output] and _base_name(node) in _SHAPE_ONLY
         if empty or last:
@@ -147,9 +148,9 @@ def _kind(module: Any, node: Any) -> str:
         found = _base_name(node)
         if found == "relu":
             return "relu"
-        if node.target in (operator.sub, torch.sub) or (node.op == "call_method" and found == "sub"):
-            if all(isinstance(a, torch.fx.Node) for a in node.args):
-                return "subtract"
+        subtracts = node.target in (operator.sub, torch.sub) or (node.op == "call_method" and found == "sub")
+        if subtracts and all(isinstance(a, torch.fx.Node) for a in node.args):
+            return "subtract"
         if node.target is torch.einsum and node.args[0].replace(" ", "") == "bi,bi->b":
             return "einsum"
     raise ConfigError(
@@ -168,7 +169,9 @@ def _plan_node(module: Any, node: Any, results: dict[str, Fixed], settings: Firm
     if kind == "einsum":
         first, second = (results[str(a)] for a in node.args[1:])
         accum = _einsum_accumulator(first, second, _width(module, node.args[1]), node.args[1] is node.args[2])
-        return LayerPlan(node.name, kind, {"accum": _chosen(accum, settings), "result": settings.type("score")})
+        return LayerPlan(
+            node.name, kind, {"accum": _chosen(accum, settings), "result": settings.type("score")}
+        )
     linear = module.get_submodule(node.target)
     types = _round_parameters(linear, node.name, settings)
     accum = _dense_accumulator(linear, results[str(node.args[0])], types)
@@ -187,7 +190,11 @@ def _width(module: Any, node: Any) -> int:
     while node.op != "call_module" or not hasattr(module.get_submodule(node.target), "out_features"):
         if node.op == "placeholder":
             raise ConfigError("the score does not depend on any Linear layer, there is nothing to export")
-        node = node.all_input_nodes[0] if node.all_input_nodes[0].op != "placeholder" else node.all_input_nodes[-1]
+        node = (
+            node.all_input_nodes[0]
+            if node.all_input_nodes[0].op != "placeholder"
+            else node.all_input_nodes[-1]
+        )
     return module.get_submodule(node.target).out_features
 
 

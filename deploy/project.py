@@ -89,7 +89,9 @@ def _einsum(op: Operation, values: list[Ints], types: list[Fixed]) -> Ints:
     (a, b), (ta, tb) = values, types
     product, accum = ta.fraction + tb.fraction, op.accum
     fraction = max(product, accum.fraction)
-    _require_room(max(ta.width + tb.width + fraction - product, accum.width + fraction - accum.fraction) + 1, op.name)
+    _require_room(
+        max(ta.width + tb.width + fraction - product, accum.width + fraction - accum.fraction) + 1, op.name
+    )
     total = np.zeros(len(a), dtype=np.int64)
     for i in range(a.shape[1]):
         term = (a[:, i] * b[:, i]) << (fraction - product)
@@ -113,7 +115,9 @@ def _linear(op: Operation, values: list[Ints], types: list[Fixed]) -> Ints:
 
 def _require_room(bits: int, layer: str) -> None:
     if bits > 62:
-        raise ConfigError(f"layer {layer} needs {bits} bits for an exact product, at most 62 can be checked; use narrower types")
+        raise ConfigError(
+            f"layer {layer} needs {bits} bits for an exact product, at most 62 can be checked; use narrower types"
+        )
 
 
 _KERNELS = {"dense": _dense, "einsum": _einsum, "subtract": _subtract, "relu": _relu, "linear": _linear}
@@ -130,7 +134,9 @@ class _Sources:
 
     def type(self, name: str) -> Fixed:
         if name not in self.types:
-            raise InputError(f"{self.hls}/firmware/defines.h has no fixed-point type {name}; export the project again")
+            raise InputError(
+                f"{self.hls}/firmware/defines.h has no fixed-point type {name}; export the project again"
+            )
         return self.types[name]
 
     def constants(self, config: str) -> dict[str, str]:
@@ -139,12 +145,16 @@ class _Sources:
     def alias(self, config: str, name: str) -> Fixed:
         aliases = {alias: target for target, alias in _ALIAS.findall(self._body(config))}
         if name not in aliases:
-            raise InputError(f"{self.hls}/firmware/parameters.h: {config} names no {name}; export the project again")
+            raise InputError(
+                f"{self.hls}/firmware/parameters.h: {config} names no {name}; export the project again"
+            )
         return self.type(aliases[name])
 
     def _body(self, config: str) -> str:
         if config not in self.structs:
-            raise InputError(f"{self.hls}/firmware/parameters.h has no struct {config}; export the project again")
+            raise InputError(
+                f"{self.hls}/firmware/parameters.h has no struct {config}; export the project again"
+            )
         return self.structs[config]
 
     def require(self, config: str, *texts: str) -> None:
@@ -160,7 +170,9 @@ class _Sources:
         try:
             raw = np.array([float(t) for t in path.read_text().split(",")])
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not a list of numbers ({error}); export the project again") from error
+            raise InputError(
+                f"{path} is not a list of numbers ({error}); export the project again"
+            ) from error
         return kind.from_float(raw)
 
 
@@ -174,7 +186,9 @@ def _operation(src: _Sources, kind: str, types: list[str], arguments: list[str],
         wt, bt = src.alias(config, "weight_t"), src.alias(config, "bias_t")
         weight, bias = src.numbers(w, wt), src.numbers(b, bt)
         if weight.size != n_in * n_out or bias.size != n_out:
-            raise InputError(f"{src.hls}: weights {w}, {b} do not have the shape ({n_in}, {n_out}) of {config}")
+            raise InputError(
+                f"{src.hls}: weights {w}, {b} do not have the shape ({n_in}, {n_out}) of {config}"
+            )
         accum = src.alias(config, "accum_t")
         weight = weight.reshape(n_in, n_out)
         return Operation(label, kind, (data,), output, src.type(types[1]), accum, weight, wt, bias, bt)
@@ -207,5 +221,7 @@ def read_project(hls: Path, name: str = "score") -> Project:
         for kind, types_text, arguments, label in _CALL.findall(top)
     )
     if not operations or operations[-1].output != out_name:
-        raise InputError(f"{firmware}/{name}.cpp: the last layer does not fill {out_name}; export the firmware again")
+        raise InputError(
+            f"{firmware}/{name}.cpp: the last layer does not fill {out_name}; export the firmware again"
+        )
     return Project(in_name, src.type(in_type), int(n_in), out_name, src.type(out_type), operations)

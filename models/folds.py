@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, LeakError
+from ..errors import ConfigError, InputError, LeakError
 from ..events import Events, fold_of, identity_hash
 from .base import Score
+from .nesting import restore_under, state_under
 
 
 def seen_hashes(*samples: Events) -> NDArray[np.uint64]:
@@ -50,7 +51,11 @@ class CrossFit:
     seen_: list[NDArray[np.uint64]] = field(default_factory=list, repr=False)
 
     def fit(self, reference: Events, data: Events) -> Self:
-        """Fit member k on the events of all folds but k."""
+        """Fit member k on the events of all folds but k; raises `ConfigError` for fewer than two folds."""
+        if self.folds < 2:
+            raise ConfigError(
+                f"folds: found {self.folds}, expected at least 2: no event may be scored by its own model"
+            )
         fold_r, fold_d = (fold_of(e.identity, self.folds, self.seed) for e in (reference, data))
         self.members_, self.seen_ = [], []
         for k in range(self.folds):
@@ -78,22 +83,18 @@ class CrossFit:
         arrays: dict[str, NDArray[Any]] = {}
         texts: dict[str, str] = {}
         for k, member in enumerate(self.members_):
-            i, a, t = member.state()
+            i, a, t = state_under(f"member{k}", member)
             info["members"].append(i)
-            arrays.update({f"{k}.{name}": value for name, value in a.items()})
-            texts.update({f"{k}.{name}": value for name, value in t.items()})
-            arrays[f"{k}.seen"] = self.seen_[k]
+            arrays |= {**a, f"seen{k}": self.seen_[k]}
+            texts |= t
         return info, arrays, texts
 
     def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
         self.members_, self.seen_ = [], []
         for k, inner in enumerate(info["members"]):
-            prefix = f"{k}."
-            mine = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
-            words = {n.removeprefix(prefix): v for n, v in texts.items() if n.startswith(prefix)}
-            self.seen_.append(np.asarray(mine.pop("seen"), dtype=np.uint64))
-            self.members_.append(deepcopy(self.inner).restore(inner, mine, words))  # pyright: ignore[reportAttributeAccessIssue]
+            self.seen_.append(np.asarray(arrays[f"seen{k}"], dtype=np.uint64))
+            self.members_.append(restore_under(f"member{k}", deepcopy(self.inner), inner, arrays, texts))
         return self
 
 
@@ -104,7 +105,9 @@ class Guarded:
     paper: ClassVar[str] = ""
 
     inner: Score
-    seen_: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False, compare=False)
+    seen_: NDArray[np.uint64] = field(
+        default_factory=lambda: np.zeros(0, np.uint64), repr=False, compare=False
+    )
 
     def fit(self, reference: Events, data: Events) -> Self:
         """Fit, and remember every event of both samples."""
@@ -119,12 +122,11 @@ class Guarded:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """The inner state and what was seen."""
-        info, arrays, texts = self.inner.state()  # pyright: ignore[reportAttributeAccessIssue]
-        return info, {**arrays, "seen": self.seen_}, texts
+        info, arrays, texts = state_under("inner", self.inner)
+        return {"inner": info}, {**arrays, "seen": self.seen_}, texts
 
     def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
-        rest = dict(arrays)
-        self.seen_ = np.asarray(rest.pop("seen"), dtype=np.uint64)
-        self.inner = self.inner.restore(info, rest, texts)  # pyright: ignore[reportAttributeAccessIssue]
+        self.seen_ = np.asarray(arrays["seen"], dtype=np.uint64)
+        self.inner = restore_under("inner", self.inner, info["inner"], arrays, texts)
         return self

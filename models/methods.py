@@ -41,7 +41,9 @@ def method(name: str, factor: str | None = None) -> type[Any]:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ConfigError(f"{factor or 'method'}.method: no method '{name}'{hint} There are: {', '.join(known)}")
+        raise ConfigError(
+            f"{factor or 'method'}.method: no method '{name}'{hint} There are: {', '.join(known)}"
+        )
     return known[name]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Events
-from .base import Representation, Score
+from .base import Representation, Score, Storable
+from .nesting import restore_under, state_under
 
 
 @dataclass
@@ -24,7 +25,9 @@ class Represented:
     def fit(self, reference: Events, data: Events) -> Self:
         """Fit the representation on both samples, then the score on what it gives."""
         self.representation = self.representation.fit(reference, data)
-        self.inner = self.inner.fit(self.representation.transform(reference), self.representation.transform(data))
+        self.inner = self.inner.fit(
+            self.representation.transform(reference), self.representation.transform(data)
+        )
         return self
 
     def score(self, events: Events) -> NDArray[np.float64]:
@@ -32,10 +35,17 @@ class Represented:
         return self.inner.score(self.representation.transform(events))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
-        """The inner score's state: representations with nothing to learn have none of their own."""
-        return self.inner.state()  # pyright: ignore[reportAttributeAccessIssue]
+        """Both states; a representation with nothing to learn has none."""
+        info, arrays, texts = state_under("inner", self.inner)
+        if not isinstance(self.representation, Storable):
+            return {"inner": info}, arrays, texts
+        own = state_under("representation", self.representation)
+        return {"inner": info, "representation": own[0]}, arrays | own[1], texts | own[2]
 
     def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
-        """Take back the inner score's state."""
-        self.inner = self.inner.restore(info, arrays, texts)  # pyright: ignore[reportAttributeAccessIssue]
+        """Take back what `state` gave."""
+        self.inner = restore_under("inner", self.inner, info["inner"], arrays, texts)
+        if "representation" in info:
+            found = info["representation"]
+            self.representation = restore_under("representation", self.representation, found, arrays, texts)
         return self

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,51 +15,73 @@ from numpy.typing import NDArray
 
 from ..errors import FeatureError, InputError
 from ..events import Events, FeatureSet
-from ..workspace import file_digest, read_json, write_json
+from ..workspace import digest, file_digest, read_json, write_json
+from .base import Representation, Storable
 from .methods import REFERENCES, REPRESENTATIONS, SCORES, WRAPPERS, settings_of
 
-FORMAT = 1
-#: The only classes a model folder can name.
+FORMAT = 2
+#: The only classes a model folder can name, unless the one who loads it allows others by their dotted path.
 KNOWN: Mapping[str, type[Any]] = {
     c.__name__: c for group in (REPRESENTATIONS, REFERENCES, SCORES, WRAPPERS) for c in group
 }
 
 
 def _describe(method: Any) -> dict[str, Any]:
-    """Class name and settings, wrapped methods inside."""
-    name = type(method).__name__
-    if name not in KNOWN:
-        raise InputError(f"{name} is not a method that can be stored; known: {', '.join(KNOWN)}")
+    """Class and settings, wrapped methods inside; a class that is not ours by its dotted path."""
+    cls = type(method)
+    if not is_dataclass(cls) or not isinstance(method, Storable | Representation):
+        raise InputError(f"{cls.__name__} cannot be stored: it is no dataclass with state() and restore()")
     settings = {}
-    for key in settings_of(type(method)):
+    for key in settings_of(cls):
         value = getattr(method, key)
         settings[key] = {"method": _describe(value)} if is_dataclass(value) else value
-    return {"class": name, "settings": settings}
+    ours = KNOWN.get(cls.__name__) is cls
+    return {"class": cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}", "settings": settings}
 
 
-def _rebuild(description: Mapping[str, Any], where: Path) -> Any:
-    name = description["class"]
-    if name not in KNOWN:
-        raise InputError(f"{where}: class '{name}' is not a method of this version; known: {', '.join(KNOWN)}")
+def _class_of(name: str, where: Path, allow: Sequence[str]) -> type[Any]:
+    """The class a folder names: one of ours, or one whose dotted path the caller allowed. Imports nothing else."""
+    if name in KNOWN:
+        return KNOWN[name]
+    if name not in allow:
+        raise InputError(
+            f"{where}: class '{name}' is not a method of this version; known: {', '.join(KNOWN)}. If you trust it, "
+            f"load the folder with allow=('{name}',)"
+        )
+    module, _, cls = name.rpartition(".")
+    try:
+        return getattr(import_module(module), cls)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{where}: class '{name}' cannot be imported ({error}); install its package"
+        ) from error
+
+
+def _rebuild(description: Mapping[str, Any], where: Path, allow: Sequence[str]) -> Any:
     settings = {}
     for key, value in description["settings"].items():
         if isinstance(value, dict) and set(value) == {"method"}:
-            settings[key] = _rebuild(value["method"], where)
+            settings[key] = _rebuild(value["method"], where, allow)
         else:
             settings[key] = tuple(value) if isinstance(value, list) else value
+    cls = _class_of(description["class"], where, allow)
     try:
-        return KNOWN[name](**settings)
+        return cls(**settings)
     except TypeError as error:
-        raise InputError(f"{where}: {name} does not take these settings ({error})") from error
+        raise InputError(
+            f"{where}: {cls.__name__} does not take these settings ({error}); train again"
+        ) from error
 
 
 def save(score: Any, folder: Path, features: FeatureSet, record: Mapping[str, Any]) -> None:
     """Write a fitted score; the folder appears whole or not at all, and replaces an older one.
 
-    ``record``: how it was trained, JSON-ready. ``features``: the columns it takes.
+    ``record``: how it was trained, JSON-ready. ``features``: the columns it takes. Raises `InputError` for a score
+    that has no `Storable` state.
     """
     from safetensors.numpy import save_file
 
+    described = _describe(score)
     info, arrays, texts = score.state()
     temporary = folder.with_name(f"{folder.name}.tmp.new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -67,16 +89,17 @@ def save(score: Any, folder: Path, features: FeatureSet, record: Mapping[str, An
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary / "weights.safetensors")
     for name, text in texts.items():
         (temporary / f"{name}.txt").write_text(text)
-    sums = {p.name: file_digest(p) for p in sorted(temporary.iterdir())}
     whole = {
         "format": FORMAT,
-        "method": _describe(score),
+        "method": described,
         "learnt": info,
         "features": features.to_json(),
-        "record": {k: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for k, v in record.items()},
-        "files": sums,
-        "sha256": hashlib.sha256("".join(f"{n}{s}" for n, s in sums.items()).encode()).hexdigest(),
+        "record": {
+            k: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for k, v in record.items()
+        },
+        "files": {p.name: file_digest(p) for p in sorted(temporary.iterdir())},
     }
+    whole["sha256"] = digest(whole)
     write_json(temporary / "model.json", whole)
     if folder.exists():
         old = folder.with_name(f"{folder.name}.tmp.old")
@@ -88,28 +111,41 @@ def save(score: Any, folder: Path, features: FeatureSet, record: Mapping[str, An
         temporary.rename(folder)
 
 
-def load(folder: Path, features: FeatureSet | None = None) -> tuple[Any, FeatureSet]:
+def load(
+    folder: Path, features: FeatureSet | None = None, allow: Sequence[str] = ()
+) -> tuple[Any, FeatureSet]:
     """Read a model folder back: (score, its feature set).
 
-    Raises `InputError` for a damaged or altered file, `FeatureError` when ``features`` differ from the model's.
+    ``allow``: dotted paths of classes outside the package that the folder may name; they are imported, so name only
+    what you trust. Raises `InputError` for a damaged or altered file or a class that is neither ours nor allowed,
+    `FeatureError` when ``features`` differ from the model's.
     """
     from safetensors.numpy import load_file
 
-    whole = read_json(folder / "model.json")
-    try:
-        sums, described = whole["files"], whole["method"]
-        own = FeatureSet.from_json(whole["features"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'model.json'} is not a model of this version ({error}); train again") from error
-    for name, expected in sums.items():
-        path = folder / name
-        if not path.is_file() or file_digest(path) != expected:
-            raise InputError(f"{path} is missing or was altered since it was written; train again")
+    whole = _checked(folder)
+    own = FeatureSet.from_json(whole["features"])
     if features is not None:
         own.require_same(features, f"model {folder.name}", "the data")
     arrays: dict[str, NDArray[Any]] = load_file(folder / "weights.safetensors")
-    texts = {n.removesuffix(".txt"): (folder / n).read_text() for n in sums if n.endswith(".txt")}
-    return _rebuild(described, folder).restore(whole["learnt"], arrays, texts), own
+    names = [n for n in whole["files"] if n.endswith(".txt")]
+    texts = {n.removesuffix(".txt"): (folder / n).read_text() for n in names}
+    return _rebuild(whole["method"], folder, allow).restore(whole["learnt"], arrays, texts), own
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    """model.json, after its own checksum and those of all files it lists have been compared."""
+    path = folder / "model.json"
+    whole = read_json(path)
+    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
+        raise InputError(f"{path} is not a model of this version (format {FORMAT}); train again")
+    rest = {k: v for k, v in whole.items() if k != "sha256"}
+    if whole.get("sha256") != digest(rest):
+        raise InputError(f"{path} was altered since it was written; train again")
+    for name, expected in whole["files"].items():
+        part = folder / name
+        if not part.is_file() or file_digest(part) != expected:
+            raise InputError(f"{part} is missing or was altered since it was written; train again")
+    return whole
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -118,12 +154,14 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def _cached(folder: str, sha256: str, digest: str) -> Any:
+def _cached(folder: str, sha256: str, columns: str) -> Any:
     score, features = load(Path(folder))
     if read_json(Path(folder) / "model.json")["sha256"] != sha256:
         raise InputError(f"{folder} was replaced while it was in use; run the stage again")
-    if features.digest != digest:
-        raise FeatureError(f"{folder} was made for feature set '{features.name}', not for the one of the events")
+    if features.digest != columns:
+        raise FeatureError(
+            f"{folder} was made for feature set '{features.name}', not for the one of the events"
+        )
     return score
 
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..events import Events
+from ..errors import ConfigError, InputError
+from ..events import Events, identity_hash
 from .base import Score
+from .nesting import restore_under, state_under
 
 
 @dataclass
@@ -25,7 +26,9 @@ class Ensemble:
     members_: list[Any] = field(default_factory=list, repr=False)
 
     def fit(self, reference: Events, data: Events) -> Self:
-        """Fit every copy on the same events."""
+        """Fit every copy on the same events; raises `ConfigError` if there would be no copy."""
+        if self.n < 1:
+            raise ConfigError(f"n: found {self.n}, expected at least 1")
         first = getattr(self.inner, "seed", None)
         if first is None:
             raise InputError(f"{type(self.inner).__name__} has no seed: its copies would be equal")
@@ -43,18 +46,16 @@ class Ensemble:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """Every member's state under its number."""
-        states = [member.state() for member in self.members_]
-        arrays = {f"{k}.{n}": v for k, s in enumerate(states) for n, v in s[1].items()}
-        texts = {f"{k}.{n}": v for k, s in enumerate(states) for n, v in s[2].items()}
+        states = [state_under(f"member{k}", member) for k, member in enumerate(self.members_)]
+        arrays = {n: v for s in states for n, v in s[1].items()}
+        texts = {n: v for s in states for n, v in s[2].items()}
         return {"members": [s[0] for s in states]}, arrays, texts
 
     def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
         self.members_ = []
         for k, one in enumerate(info["members"]):
-            mine = {n.removeprefix(f"{k}."): v for n, v in arrays.items() if n.startswith(f"{k}.")}
-            words = {n.removeprefix(f"{k}."): v for n, v in texts.items() if n.startswith(f"{k}.")}
-            self.members_.append(deepcopy(self.inner).restore(one, mine, words))  # pyright: ignore[reportAttributeAccessIssue]
+            self.members_.append(restore_under(f"member{k}", deepcopy(self.inner), one, arrays, texts))
         return self
 
 
@@ -70,8 +71,10 @@ class Standardized:
 
     def fit(self, reference: Events, data: Events) -> Self:
         """Weighted mean and deviation of the reference, then the inner fit; a constant column is an error."""
-        self.mean_ = np.average(reference.x.astype(np.float64), axis=0, weights=reference.weight)
-        variance = np.average((reference.x - self.mean_) ** 2, axis=0, weights=reference.weight)
+        # Summed in the order of identity: floating-point sums depend on the order of the rows.
+        ordered = reference.take(np.argsort(identity_hash(reference.identity), kind="stable"))
+        self.mean_ = np.average(ordered.x.astype(np.float64), axis=0, weights=ordered.weight)
+        variance = np.average((ordered.x - self.mean_) ** 2, axis=0, weights=ordered.weight)
         self.std_ = np.sqrt(variance)
         if np.any(self.std_ == 0):
             name = reference.features.names[int(np.argmin(self.std_))]
@@ -90,14 +93,13 @@ class Standardized:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """The inner state and the scaler."""
-        info, arrays, texts = self.inner.state()  # pyright: ignore[reportAttributeAccessIssue]
         if self.mean_ is None or self.std_ is None:
             raise InputError("this Standardized has not been fitted")
-        return info, {**arrays, "mean": self.mean_, "std": self.std_}, texts
+        info, arrays, texts = state_under("inner", self.inner)
+        return {"inner": info}, {**arrays, "mean": self.mean_, "std": self.std_}, texts
 
     def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
-        rest = dict(arrays)
-        self.mean_, self.std_ = rest.pop("mean"), rest.pop("std")
-        self.inner = self.inner.restore(info, rest, texts)  # pyright: ignore[reportAttributeAccessIssue]
+        self.mean_, self.std_ = arrays["mean"], arrays["std"]
+        self.inner = restore_under("inner", self.inner, info["inner"], arrays, texts)
         return self

@@ -1,5 +1,6 @@
 """Crossings for the trigger: collisions piled up on towers, level-1 objects, in chunks like those of dijets."""
 
+# ruff: noqa: NPY002, PLR0917  (inside numba, np.random is its own generator per thread, seeded per crossing or collision; kernels take no keywords)
 from __future__ import annotations
 
 import math
@@ -85,13 +86,13 @@ def _draw(
 
 @nb.njit(cache=True, nogil=True)
 def _crossing(
-    seed: int, mean: float, soft: Collisions, hard: Collisions, signals: Collisions, signal: int,
+    seed: int, mean_soft: float, mean_hard: float, soft: Collisions, hard: Collisions, signals: Collisions, signal: int,
     towers: NDArray[np.float64], muons: NDArray[np.float64],
 ) -> tuple[int, int, float]:  # fmt: skip
     """Fill one crossing, with collision ``signal`` of ``signals`` if that is not -1: (pile-up, muons, weight)."""
     np.random.seed(seed)
     towers[:] = 0.0
-    n_soft, n_hard = np.random.poisson(mean * (1.0 - HARD_FRACTION)), np.random.poisson(mean * HARD_FRACTION)
+    n_soft, n_hard = np.random.poisson(mean_soft), np.random.poisson(mean_hard)
     n, _ = _draw(towers, muons, 0, soft, n_soft)
     n, weight = _draw(towers, muons, n, hard, n_hard)
     if signal >= 0:
@@ -113,6 +114,7 @@ def make_crossings(card: Card, seed: int, chunk: int, size: int, folder: Path) -
     """
     rng = stream(card, seed, chunk)
     pools = load_pools(card, seed, folder)
+    hard = card.pileup * HARD_FRACTION
     signals = _signals(card, size, rng)
     towers, true = np.empty((ETA_CELLS, PHI_CELLS, 2)), np.empty((ALL_MUONS, 4))
     jets, eg = np.zeros((size, JETS, 3)), np.zeros((size, EGS, 3))
@@ -122,7 +124,7 @@ def make_crossings(card: Card, seed: int, chunk: int, size: int, folder: Path) -
         # Without a signal the soft pool stands in, so that the kernel has one signature; -1 leaves it out.
         extra = (pools.soft, -1) if signals is None else (signals, i)
         pileup[i], n, weight[i] = _crossing(
-            stream_seed, card.pileup, pools.soft, pools.hard, *extra, towers, true
+            stream_seed, card.pileup - hard, hard, pools.soft, pools.hard, *extra, towers, true
         )
         count[i] = _objects(towers, true[:n], jets[i], eg[i], muons[i], sums[i])
     columns = {
@@ -141,7 +143,7 @@ def make_crossings(card: Card, seed: int, chunk: int, size: int, folder: Path) -
 def _collection(values: NDArray[np.float64], counts: NDArray[np.int64]) -> ak.Array:
     """(crossings, slots, columns pt, eta, phi and, for muons, charge) to a NanoAOD collection."""
     flat = values[np.arange(values.shape[1]) < counts[:, None]]
-    columns = {k: flat[:, i] for i, k in enumerate(("pt", "eta", "phi"))}
+    columns: dict[str, NDArray[Any]] = {k: flat[:, i] for i, k in enumerate(("pt", "eta", "phi"))}
     if values.shape[2] == 4:
         columns["hwCharge"] = flat[:, 3].astype(np.int16)
     return collection(counts, **columns)

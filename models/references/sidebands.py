@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
@@ -30,7 +31,7 @@ class Sidebands:
         high = Window(window.high, window.high + self.width).contains(data.mass)
         weight = np.zeros(len(data))
         for side, where in (("below", low), ("above", high)):
-            total = data.weight[where].sum()
+            total = math.fsum(data.weight[where])
             if total <= 0:
                 raise InputError(
                     f"no events within {self.width:g} GeV {side} {window.low:g}-{window.high:g}; widen reference.width"

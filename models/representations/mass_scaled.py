@@ -36,7 +36,9 @@ class MassScaled:
             raise FeatureError(f"feature set '{before.name}' has no mass to scale by; use method: Identity")
         names = self._scaled(before)
         columns = tuple(
-            Column(f"{c.name}/{before.mass.name}", "", f"{c.meaning}, over the mass") if c.name in names else c
+            Column(f"{c.name}/{before.mass.name}", "", f"{c.meaning}, over the mass")
+            if c.name in names
+            else c
             for c in before.columns
         )
         return replace(before, columns=columns, name=f"{before.name}/mass")
@@ -44,7 +46,9 @@ class MassScaled:
     def _scaled(self, before: FeatureSet) -> tuple[str, ...]:
         missing = [name for name in self.columns if name not in before.names]
         if missing:
-            raise FeatureError(f"representation.columns: {missing[0]} is not in '{before.name}': {', '.join(before.names)}")
+            raise FeatureError(
+                f"representation.columns: {missing[0]} is not in '{before.name}': {', '.join(before.names)}"
+            )
         unit = before.mass.unit if before.mass is not None else None
         return self.columns or tuple(c.name for c in before.columns if c.unit == unit)
 

@@ -13,7 +13,7 @@ from ...errors import FeatureError, InputError
 from ...events import Events, FeatureSet, identity_hash
 from ..networks.dense import build_dense, evaluate, load_weights
 from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
-from .weak_trees import check_training
+from .weak_trees import check_scored, check_training
 
 #: Fractional bits that an offset keeps after scaling (2411.19506 subtracts it in ap_fixed<18,13>).
 _OFFSET_BITS = 5
@@ -131,7 +131,7 @@ class Autoencoder:
             workers=plan.workers,
             ray_address=plan.ray_address,
         )
-        sample = Sample(self._inputs(reference.x), weight=reference.weight)
+        sample = Sample(self.scale(reference.x), weight=reference.weight)
         result = train(
             Task(build_dense, self._config(), reconstruction, sample), settings, plan.folder, plan.progress
         )
@@ -139,26 +139,22 @@ class Autoencoder:
         return self
 
     def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """(x - offset) * 2^-shift of raw columns x (n, d), float32, not clipped."""
+        """What `network` takes: (x - offset) * 2^-shift of raw columns x (n, d), clipped to +- ``clip``, float32."""
         self._check(x)
-        return ((np.asarray(x, dtype=np.float64) - self.offset_) * 2.0**-self.shift_).astype(np.float32)
-
-    def _inputs(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        return np.clip(self.scale(x), -self.clip, self.clip)
+        scaled = (np.asarray(x, dtype=np.float64) - self.offset_) * 2.0**-self.shift_
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """Squared distance between the scaled event and its reconstruction, shape (n,)."""
-        if not np.isfinite(events.x).all():
-            raise InputError(
-                "an event to be scored has a column that is not finite; look at the processor's output"
-            )
-        inputs = self._inputs(events.x)
+        self._check(None)
+        check_scored(events, self.columns_, "Autoencoder")
+        inputs = self.scale(events.x)
         if self._network is None:
             self._network = self.network()
         return evaluate(self._network, inputs).astype(np.float64)
 
     def network(self) -> Any:
-        """The score as one ``torch.nn.Module`` in eval mode: scaled and clipped inputs (n, d) to scores (n,)."""
+        """The score as one ``torch.nn.Module`` in eval mode: `scale`'s output (n, d) to scores (n,)."""
         self._check(None)
         return _distance(load_weights(build_dense(self._config()), self.weights_)).eval()
 

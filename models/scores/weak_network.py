@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, FeatureError, InputError
+from ...errors import ConfigError, InputError
 from ...events import Events, identity_hash
 from ..networks.dense import build_dense, evaluate, load_weights
 from ..training import Sample, Task, TrainingRecord, TrainSettings, train
-from .weak_trees import check_training
+from .weak_trees import balance, check_scored, check_training
 
 
 def cross_entropy(network: Any, x: Any, y: Any) -> Any:
@@ -21,14 +21,6 @@ def cross_entropy(network: Any, x: Any, y: Any) -> Any:
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     return binary_cross_entropy_with_logits(network(x)[:, 0], y, reduction="none")
-
-
-def _balance(weight: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights with which both labels sum to half the number of rows."""
-    out = weight.copy()
-    for label in (0, 1):
-        out[y == label] *= 0.5 * len(y) / weight[y == label].sum()
-    return out
 
 
 @dataclass
@@ -68,18 +60,13 @@ class WeakNetwork:
         order = np.lexsort((y, hashes))
         held = hashes[order] / 2.0**64 < self.validation
         train_rows, held_rows = order[~held], order[held]
-        for part in (train_rows, held_rows):
-            if any(weight[part][y[part] == label].sum() <= 0 for label in (0, 1)):
-                raise InputError(
-                    f"{len(y)} events, validation {self.validation}: a part has no data or no reference"
-                )
-        balanced = _balance(weight[train_rows], y[train_rows])
+        balanced = balance(weight[train_rows], y[train_rows])
         self.mean_ = np.average(x[train_rows], axis=0, weights=balanced)
         spread = np.sqrt(np.average((x[train_rows] - self.mean_) ** 2, axis=0, weights=balanced))
         self.width_ = np.where(spread > 0, spread, 1.0)
 
         def sample(rows: NDArray[Any]) -> Sample:
-            return Sample(self._inputs(x[rows]), y[rows], _balance(weight[rows], y[rows]))
+            return Sample(self._inputs(x[rows]), y[rows], balance(weight[rows], y[rows]))
 
         settings = TrainSettings(
             self.epochs, self.batch, self.learning_rate, self.seed, shards=1, keep="best", best=self.best
@@ -100,14 +87,7 @@ class WeakNetwork:
         """Mean probability that the event is from the data, shape (n,)."""
         if not self.members_:
             raise InputError("this WeakNetwork has not been fitted")
-        if len(events.features) != len(self.mean_):
-            raise FeatureError(
-                f"the events have {len(events.features)} columns, the network takes {len(self.mean_)}"
-            )
-        if not np.isfinite(events.x).all():
-            raise InputError(
-                "an event to be scored has a column that is not finite; look at the processor's output"
-            )
+        check_scored(events, len(self.mean_), "WeakNetwork")
         if len(self._networks) != len(self.members_):
             self._networks = [load_weights(build_dense(self._config()), m) for m in self.members_]
         inputs, total = self._inputs(events.x), np.zeros(len(events))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import ConfigError, FeatureError, InputError
 from ...events import Events, identity_hash
 
 
@@ -18,17 +19,63 @@ def check_training(events: Events, role: str) -> None:
         raise InputError(f"{role}: no events to learn from; widen the window or the sidebands")
     bad = ~np.isfinite(events.x).all(axis=0)
     if bad.any():
-        names = [n for n, b in zip(events.features.names, bad, strict=True) if b]
-        raise InputError(f"{role}: column {names[0]} has values that are not finite")
+        name = events.features.names[int(np.argmax(bad))]
+        raise InputError(
+            f"{role}: column {name} has values that are not finite; look at the processor's output"
+        )
     if not np.all(np.isfinite(events.weight)) or np.any(events.weight < 0) or events.weight.sum() <= 0:
-        raise InputError(f"{role}: weights must be finite, not negative, and not all zero to train a classifier")
+        raise InputError(
+            f"{role}: weights must be finite, not negative, and not all zero to train a classifier"
+        )
 
 
-def balanced(reference: Events, data: Events) -> NDArray[np.float64]:
-    """Weights of (reference, data) one after the other, each class summing to half the number of rows."""
-    half = (len(reference) + len(data)) / 2
-    parts = [e.weight * (half / e.weight.sum()) for e in (reference, data)]
-    return np.concatenate(parts)
+def check_scored(events: Events, columns: int, who: str) -> None:
+    """Refuse events of another width than the model's, or with values that are not finite."""
+    if len(events.features) != columns:
+        raise FeatureError(f"the events have {len(events.features)} columns, the {who} takes {columns}")
+    bad = ~np.isfinite(events.x).all(axis=0)
+    if bad.any():
+        name = events.features.names[int(np.argmax(bad))]
+        raise InputError(
+            f"column {name} of an event to be scored is not finite; look at the processor's output"
+        )
+
+
+def balance(weight: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights with which both labels sum to half the number of rows, whatever the order of the rows.
+
+    Raises `InputError` if a label has no weight.
+    """
+    out = weight.astype(np.float64)
+    for label in (0, 1):
+        # fsum rounds once, so the order of the rows changes no bit
+        total = math.fsum(weight[y == label])
+        if total <= 0:
+            name = "data" if label else "reference"
+            raise InputError(f"{len(y)} events: a part of the {name} is empty after the split for validation")
+        out[y == label] *= 0.5 * len(y) / total
+    return out
+
+
+class _LateStop:
+    """LightGBM's early stopping that may end the training only after ``least`` rounds."""
+
+    before_iteration = False
+
+    def __init__(self, patience: int, least: int) -> None:
+        import lightgbm as lgb
+
+        self.stop, self.least = lgb.early_stopping(patience, verbose=False), least
+        self.order = self.stop.order  # pyright: ignore[reportFunctionMemberAccess]
+
+    def __call__(self, env: Any) -> None:
+        from lightgbm.callback import EarlyStopException
+
+        try:
+            self.stop(env)
+        except EarlyStopException:
+            if env.iteration + 1 >= self.least:
+                raise
 
 
 @dataclass
@@ -37,8 +84,8 @@ class WeakTrees:
 
     Classes weigh the same; every member has its own half for training and half for early stopping, chosen by a hash
     of the event's identity and the member's seed; the score is the mean probability of "data", in (0, 1). Beside the
-    paper's defaults (200 rounds, 31 leaves, learning rate 0.1, 255 bins, stop after 10 rounds), ``min_rounds`` keeps
-    a minimum because early stopping at small signal fractions otherwise stops after a few.
+    paper's defaults (200 rounds, 31 leaves, learning rate 0.1, 255 bins, stop after 10 rounds), every member keeps at
+    least ``min_rounds`` trees, because early stopping at small signal fractions otherwise stops after one or two.
     """
 
     paper: ClassVar[str] = "2309.13111"
@@ -54,19 +101,27 @@ class WeakTrees:
     validation: float = 0.5
     seed: int = 0
     threads: int = 1
-    trees_: list[str] = field(default_factory=list, repr=False)
+    trees_: list[str] = field(default_factory=list, repr=False, compare=False)
     _boosters: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def fit(self, reference: Events, data: Events) -> Self:
-        """Train all members; raises `InputError` on empty samples, bad values or negative weights."""
+        """Train all members.
+
+        Raises `InputError` on empty samples, bad values or negative weights, `ConfigError` on impossible settings.
+        """
+        if self.members < 1 or not 0 < self.validation < 1 or not 1 <= self.min_rounds <= self.rounds:
+            raise ConfigError(
+                f"found members {self.members}, validation {self.validation}, min_rounds {self.min_rounds}, rounds "
+                f"{self.rounds}; expected members >= 1, validation between 0 and 1, 1 <= min_rounds <= rounds"
+            )
         check_training(reference, "reference")
         check_training(data, "data")
         x = np.concatenate([reference.x, data.x])
         y = np.concatenate([np.zeros(len(reference)), np.ones(len(data))])
-        weight = balanced(reference, data)
+        weight = np.concatenate([reference.weight, data.weight])
         identity = np.concatenate([reference.identity, data.identity])
         # Rows in the order of their identity, so that the order of files or workers changes nothing.
-        order = np.argsort(identity_hash(identity, self.seed), kind="stable")
+        order = np.lexsort((y, identity_hash(identity, self.seed)))
         x, y, weight, identity = x[order], y[order], weight[order], identity[order]
         self.trees_ = [self._member(i, x, y, weight, identity) for i in range(self.members)]
         self._boosters = []
@@ -79,8 +134,6 @@ class WeakTrees:
 
         seed = int(np.random.SeedSequence([self.seed, i]).generate_state(1)[0] >> 1)
         held = identity_hash(identity, seed) / 2.0**64 < self.validation
-        if held.all() or not held.any():
-            raise InputError(f"validation {self.validation} leaves nothing to train or to stop on ({len(y)} events)")
         settings = {
             "objective": "binary",
             "num_leaves": self.leaves,
@@ -93,12 +146,14 @@ class WeakTrees:
             "force_row_wise": True,
             "verbose": -1,
         }
-        train = lgb.Dataset(x[~held], y[~held], weight=weight[~held], free_raw_data=False)
-        stop = lgb.Dataset(x[held], y[held], weight=weight[held], reference=train)
-        halt = lgb.early_stopping(self.stop_after, verbose=False)
-        booster = lgb.train(settings, train, self.rounds, valid_sets=[stop], callbacks=[halt])
-        best = booster.best_iteration or booster.num_trees()
-        rounds = min(max(best, self.min_rounds), booster.num_trees())
+        train = lgb.Dataset(x[~held], y[~held], weight=balance(weight[~held], y[~held]), free_raw_data=False)
+        stop = lgb.Dataset(x[held], y[held], weight=balance(weight[held], y[held]), reference=train)
+        halt = _LateStop(self.stop_after, self.min_rounds)
+        # Without keep_training_booster LightGBM drops every tree after the best round at once.
+        booster = lgb.train(
+            settings, train, self.rounds, valid_sets=[stop], callbacks=[halt], keep_training_booster=True
+        )
+        rounds = max(booster.best_iteration, self.min_rounds)
         return booster.model_to_string(num_iteration=rounds)
 
     def score(self, events: Events) -> NDArray[np.float64]:
@@ -109,6 +164,7 @@ class WeakTrees:
             self._boosters = [lgb.Booster(model_str=text) for text in self.trees_]
         if not self._boosters:
             raise InputError("this WeakTrees has not been fitted")
+        check_scored(events, self._boosters[0].num_feature(), "WeakTrees")
         if len(events) == 0:
             return np.zeros(0)
         total = np.zeros(len(events))

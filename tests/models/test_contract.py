@@ -1,0 +1,222 @@
+"""One contract for every score and every wrapper: what a score promises, and cheats that must be caught."""
+
+import subprocess
+import sys
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from elsewhere.events import Events, fold_of
+from elsewhere.models.base import Score, Storable
+from elsewhere.models.folds import CrossFit, Guarded
+from elsewhere.models.methods import SCORES, WRAPPERS
+from elsewhere.models.representations.identity import Identity
+from elsewhere.models.represented import Represented
+from elsewhere.models.scores.autoencoder import Autoencoder
+from elsewhere.models.scores.weak_network import WeakNetwork
+from elsewhere.models.scores.weak_trees import WeakTrees
+from elsewhere.models.store import load, save
+from elsewhere.models.wrappers import Ensemble, Standardized
+
+
+def trees(seed: int) -> WeakTrees:
+    return WeakTrees(members=2, rounds=30, seed=seed)
+
+
+def network(seed: int) -> WeakNetwork:
+    return WeakNetwork(hidden=(16,), epochs=20, best=2, batch=64, learning_rate=5e-3, seed=seed)
+
+
+def autoencoder(seed: int) -> Autoencoder:
+    return Autoencoder(hidden=(16,), latent=2, epochs=15, batch=128, seed=seed, learning_rate=5e-3)
+
+
+SUBJECTS: dict[str, Any] = {
+    "WeakTrees": trees,
+    "WeakNetwork": network,
+    "Autoencoder": autoencoder,
+    "CrossFit": lambda seed: CrossFit(trees(seed), folds=3, seed=seed),
+    "CrossFit of everything": lambda seed: CrossFit(Standardized(Ensemble(network(seed), n=2)), folds=2),
+    "CrossFit of Guarded": lambda seed: CrossFit(Guarded(trees(seed)), folds=2),
+    "Guarded": lambda seed: Guarded(autoencoder(seed)),
+    "Represented": lambda seed: Represented(Identity(), trees(seed)),
+    "Ensemble": lambda seed: Ensemble(trees(seed), n=2),
+    "Standardized": lambda seed: Standardized(network(seed)),
+    "Standardized twice": lambda seed: Standardized(Standardized(autoencoder(seed))),
+}
+
+
+def samples(toy: Any) -> tuple[Events, Events, Events]:
+    """Reference, data with a fifth of signal, and events that nobody was trained on (the first half signal)."""
+    return toy(1500, 1), toy(1500, 2, 0.2, first=10_000), toy(600, 3, 0.5, first=20_000)
+
+
+def auc(signal: np.ndarray, background: np.ndarray) -> float:
+    return float((signal[:, None] > background[None, :]).mean())
+
+
+def broken_promises(make: Any, toy: Any) -> list[str]:
+    """Which promises the score that ``make(seed)`` gives does not keep; bit for bit where nothing else is said."""
+    reference, data, fresh = samples(toy)
+    rng = np.random.default_rng(5)
+    score = make(0).fit(reference, data)
+    values, out = score.score(fresh), []
+    if not (values.shape == (len(fresh),) and values.dtype == np.float64 and np.isfinite(values).all()):
+        out.append("finite float64, one per event")
+    if not auc(values[:300], values[300:]) > 0.7:
+        out.append("higher is odder")
+    subset = rng.permutation(len(fresh))[:101]
+    alone = np.concatenate([score.score(fresh.take(subset[i : i + 1])) for i in range(5)])
+    if not (
+        np.array_equal(score.score(fresh.take(subset)), values[subset])
+        and np.array_equal(alone, values[subset[:5]])
+    ):
+        out.append("no event sees another")
+    if score.score(fresh.take(slice(0, 0))).shape != (0,):
+        out.append("no events, no scores")
+    if not np.array_equal(score.score(replace(fresh, mass=fresh.mass[::-1])), values):
+        out.append("the mass is not read")
+    if not np.array_equal(make(0).fit(reference, data).score(fresh), values):
+        out.append("same seed, same score")
+    shuffled = [e.take(rng.permutation(len(e))) for e in (reference, data)]
+    if not np.array_equal(make(0).fit(*shuffled).score(fresh), values):
+        out.append("row order does not matter")
+    if np.array_equal(make(1).fit(reference, data).score(fresh), values):
+        out.append("another seed, another model")
+    return out
+
+
+def test_the_list_covers_every_score_and_wrapper():
+    methods = {*SCORES, *WRAPPERS}
+    assert len(methods) >= 8
+    assert {type(make(0)) for make in SUBJECTS.values()} == methods
+
+
+def test_an_empty_list_would_fail():
+    with pytest.raises(AssertionError):
+        assert {type(make(0)) for make in {}.values()} == {*SCORES, *WRAPPERS}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_contract(name, toy):
+    assert isinstance(SUBJECTS[name](0), Score)
+    assert broken_promises(SUBJECTS[name], toy) == []
+
+
+@cache
+def fitted(name: str, toy: Any) -> Any:
+    reference, data, _ = samples(toy)
+    return SUBJECTS[name](0).fit(reference, data)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_survives_save_and_load(name, toy, tmp_path):
+    score, fresh = fitted(name, toy), samples(toy)[2]
+    assert isinstance(score, Storable)
+    save(score, tmp_path / "m", fresh.features, {"by": "test"})
+    back, features = load(tmp_path / "m", fresh.features)
+    assert features == fresh.features
+    assert type(back) is type(score)
+    assert np.array_equal(back.score(fresh), score.score(fresh))
+
+
+def test_survives_a_trip_to_another_process(toy, tmp_path):
+    fresh = samples(toy)[2]
+    subjects = {name: fitted(name, toy) for name in SUBJECTS}
+    for score in subjects.values():
+        score.score(fresh)  # whatever is cached by scoring travels, or is left behind
+    (tmp_path / "trip").write_bytes(cloudpickle.dumps((subjects, fresh)))
+    code = (
+        "import sys, cloudpickle, numpy as np\n"
+        "scores, events = cloudpickle.load(open(sys.argv[1], 'rb'))\n"
+        "np.savez(sys.argv[2], **{n: s.score(events) for n, s in scores.items()})\n"
+    )
+    there = tmp_path / "scores.npz"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "trip", there], check=True, cwd=Path(tmp_path))
+    with np.load(there) as found:
+        for name, score in subjects.items():
+            assert np.array_equal(found[name], score.score(fresh)), name
+
+
+def test_row_order_does_not_move_events_between_folds(toy):
+    events = toy(500, 1)
+    order = np.random.default_rng(0).permutation(500)
+    assert np.array_equal(fold_of(events.take(order).identity, 5, 3), fold_of(events.identity, 5, 3)[order])
+
+
+@dataclass
+class Honest:
+    """Distance along the direction in which the toy's signal lies; the seed makes a tiny difference."""
+
+    paper = ""
+    seed: int = 0
+
+    def fit(self, reference, data):
+        return self
+
+    def score(self, events):
+        return (events.x[:, 0] - events.x[:, 1]).astype(np.float64) * (1 + 0.01 * self.seed)
+
+
+class SeesTheBatch(Honest):
+    def score(self, events):
+        return super().score(events) - (events.x[:, 0].mean() if len(events) else 0.0)
+
+
+class ReadsTheMass(Honest):
+    def score(self, events):
+        return super().score(events) + 1e-3 * events.mass
+
+
+class GivesNan(Honest):
+    def score(self, events):
+        return np.where(events.x[:, 2] > 2, np.nan, super().score(events))
+
+
+class Backwards(Honest):
+    def score(self, events):
+        return -super().score(events)
+
+
+class Unseeded(Honest):
+    def fit(self, reference, data):
+        out = deepcopy(self)
+        out.seed = np.random.default_rng().integers(1 << 30)
+        return out
+
+
+class IgnoresItsSeed(Honest):
+    def score(self, events):
+        return (events.x[:, 0] - events.x[:, 1]).astype(np.float64)
+
+
+class LearnsTheFirstRow(Honest):
+    def fit(self, reference, data):
+        out = deepcopy(self)
+        out.seed = self.seed + float(reference.x[0, 0])
+        return out
+
+
+def test_an_honest_score_keeps_the_contract(toy):
+    assert broken_promises(lambda seed: Honest(seed=seed), toy) == []
+
+
+@pytest.mark.parametrize(
+    ("cheat", "promise"),
+    [
+        (SeesTheBatch, "no event sees another"),
+        (ReadsTheMass, "the mass is not read"),
+        (GivesNan, "finite float64, one per event"),
+        (Backwards, "higher is odder"),
+        (Unseeded, "same seed, same score"),
+        (IgnoresItsSeed, "another seed, another model"),
+        (LearnsTheFirstRow, "row order does not matter"),
+    ],
+)
+def test_a_cheat_is_caught(cheat, promise, toy):
+    assert promise in broken_promises(lambda seed: cheat(seed=seed), toy)
