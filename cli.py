@@ -64,7 +64,7 @@ class _Verbs(click.Group):
             click.secho("elsewhere: interrupted; the same command goes on where it was", fg="red", err=True)
             ctx.exit(1)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 
@@ -79,7 +79,10 @@ def main(verbose: bool) -> None:
     elsewhere init search.yaml            # a commented search of your own
     elsewhere run search.yaml             # all of it
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)  # loggers of other packages set levels of their own
 
 
 def _search_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -87,7 +90,9 @@ def _search_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.argument("search", type=click.Path(path_type=Path)),
         click.option("--set", "overrides", multiple=True, metavar="a.b=c", help="Change one setting."),
-        click.option("--test", is_flag=True, help="Small settings: a minute on any machine; its own workspace."),
+        click.option(
+            "--test", is_flag=True, help="Small settings: a minute on any machine; its own workspace."
+        ),
         click.option("--dry-run", is_flag=True, help="Say what would run and why, then stop."),
     )
     for option in reversed(options):
@@ -218,7 +223,13 @@ def run(search: Path, overrides: tuple[str, ...], test: bool, dry_run: bool) -> 
 @click.option("--scheduler", help="A Dask scheduler's address instead of local processes.")
 @click.option("--shipped", is_flag=True, help="Make all samples that ship again.")
 def simulate(
-    card: str | None, events: int, out: Path | None, seed: int, workers: int, scheduler: str | None, shipped: bool
+    card: str | None,
+    events: int,
+    out: Path | None,
+    seed: int,
+    workers: int,
+    scheduler: str | None,
+    shipped: bool,
 ) -> None:
     """Generate events of CARD with Pythia 8, FastJet and a fast detector; a killed run goes on where it was.
 
@@ -230,7 +241,9 @@ def simulate(
     from .search import simulate_sample
 
     with _bar("simulate", "events") as progress:
-        lines = simulate_sample(card, events, out, seed, workers, scheduler, shipped, progress)
+        lines = simulate_sample(
+            card, events, out, seed, workers, scheduler, shipped=shipped, progress=progress
+        )
     for line in lines:
         click.echo(line)
 

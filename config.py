@@ -50,7 +50,9 @@ class EventsSection(Section):
 
     features: str = Field("dijet", description="dijet, l1, or module:object for your own")
     datasets: dict[Name, Dataset] = Field(default_factory=dict)
-    fileset: str | None = Field(None, description="a coffea fileset (YAML or JSON); its datasets have role data")
+    fileset: str | None = Field(
+        None, description="a coffea fileset (YAML or JSON); its datasets have role data"
+    )
     luminosity_fb: Annotated[float, Field(gt=0)] | None = None
     chunk: Positive = Field(250_000, description="entries per work unit")
     mode: Literal["stream", "dask-awkward"] = "stream"
@@ -123,12 +125,16 @@ class HuntSection(Section):
                 )
         for edge in (e for w in scan.windows() for e in w):
             if abs((edge - self.mass_low) / self.bin_width % 1 - 0.5) < 0.5 - 1e-6:
-                raise ValueError(f"window edge {edge:g} is not a bin edge ({self.mass_low:g} + k x {self.bin_width:g})")
+                raise ValueError(
+                    f"window edge {edge:g} is not a bin edge ({self.mass_low:g} + k x {self.bin_width:g})"
+                )
         if any(b >= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
             raise ValueError(f"cuts {self.cuts} must decrease strictly")
         bins = round((self.mass_high - self.mass_low) / self.bin_width)
         if bins - round(scan.width / self.bin_width) < 8:
-            raise ValueError(f"{bins} bins of {self.bin_width:g} GeV are too few for a fit with the window masked")
+            raise ValueError(
+                f"{bins} bins of {self.bin_width:g} GeV are too few for a fit with the window masked"
+            )
         return self
 
 
@@ -168,7 +174,7 @@ class SearchConfig(Section):
     hunt: HuntSection | None = None
     rates: RatesSection | None = None
     firmware: FirmwareSection | None = None
-    run: RunSection = RunSection()
+    run: RunSection = Field(default_factory=lambda: RunSection.model_validate({}))
     report: ReportSection = ReportSection()
 
     @model_validator(mode="after")

@@ -33,7 +33,10 @@ def run_demo(out: Path, reporter: Reporter, test: bool = False) -> list[str]:
     for search in opened:
         run_search(search, reporter=reporter)
         last = "hunt" if search.config.hunt is not None else "rates"
-        lines += [f"{search.config.report.title or search.config.name}:", *(f"  {t}" for t in outcome(search, last))]
+        lines += [
+            f"{search.config.report.title or search.config.name}:",
+            *(f"  {t}" for t in outcome(search, last)),
+        ]
     page = out / ("report-test.html" if test else "report.html")
     write_page(page, opened)
     return [*lines, f"report: {page.resolve()}"]

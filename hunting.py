@@ -41,7 +41,8 @@ def spectra_of(search: Search, data: Sample, variant: str) -> tuple[list[Window]
     edges, cuts = fit_edges(config.hunt), all_cuts(config.hunt)
     windows = config.hunt.windows.windows()
     made = [
-        nested_spectra(events.mass, data.table.scores[model_name(variant, w)], cuts, edges, fold, tie) for w in windows
+        nested_spectra(events.mass, data.table.scores[model_name(variant, w)], cuts, edges, fold, tie)
+        for w in windows
     ]
     return windows, made
 
@@ -58,7 +59,9 @@ def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, A
         data = sample(search.space, config, variant, "scores")
         weight = data.table.events.weight
         if not np.all(weight == 1):
-            raise FitError("the hunt counts events: the data must have unit weights; leave out cross_section_pb")
+            raise FitError(
+                "the hunt counts events: the data must have unit weights; leave out cross_section_pb"
+            )
         windows, spectra = spectra_of(search, data, variant)
         result = hunt(
             windows, spectra, energy=section.collision_energy, signal_width=section.signal_width, toys=section.toys,
@@ -119,7 +122,9 @@ def words(found: dict[str, Any]) -> tuple[str, str]:
     overall, best = found["overall"], found["best"]
     centre = 0.5 * (best["window"]["low"] + best["window"]["high"])
     if overall["bound"]:
-        quoted = f"global p < {overall['p_high']:.2g} (Z > {overall['z_low']:.2f}), 0 of {overall['toys']:,} toys"
+        quoted = (
+            f"global p < {overall['p_high']:.2g} (Z > {overall['z_low']:.2f}), 0 of {overall['toys']:,} toys"
+        )
     else:
         quoted = f"global p = {overall['p']:.3g} (Z = {overall['z']:.2f}), {overall['exceeding']:,} of {overall['toys']:,} toys"
     if overall["p_high"] < p_of(3.0):

@@ -83,7 +83,15 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
         mass = np.array([_window(r["window"]).centre for r in mine])
         curves.append(ScanCurve(_percent(cut), mass, np.array([r["p_local"] for r in mine])))
     rows = [
-        WindowRow(_window(r["window"]), r["cut"], int(r["n"]), r["b"] * (1 + r["delta"]), r["b_error"], r["delta"], r["z"])
+        WindowRow(
+            _window(r["window"]),
+            r["cut"],
+            int(r["n"]),
+            r["b"] * (1 + r["delta"]),
+            r["b_error"],
+            r["delta"],
+            r["z"],
+        )
         for r in found["results"]
     ]
     o = found["overall"]
@@ -112,7 +120,14 @@ def _separation_part(found: dict[str, Any], label: str) -> ReportPart | None:
     signal, background, n = (np.array(r[k]) for k in ("signal", "background", "n_background"))
     sigma = np.sqrt(np.maximum(background * (1 - background), 1e-12) / r["n_background_total"])
     curve = EfficiencyCurve(
-        "held-out signal, best window", signal, background, n, r["auc"], r["auc_error"], background - sigma, background + sigma
+        "held-out signal, best window",
+        signal,
+        background,
+        n,
+        r["auc"],
+        r["auc_error"],
+        background - sigma,
+        background + sigma,
     )
     return ReportPart(
         "Separation",
@@ -134,17 +149,28 @@ def _scores_part(search: Search, found: dict[str, Any], data: Sample, variant: s
     edges = np.linspace(float(score.min()), float(score.max()) + 1e-9, 41)
     overlays = [
         Overlay.of("data, signal region", score[inside], edges, "data"),
-        Overlay.of("data, elsewhere", score[~inside], edges, "background").scaled(inside.sum() / max(1, (~inside).sum())),
+        Overlay.of("data, elsewhere", score[~inside], edges, "background").scaled(
+            inside.sum() / max(1, (~inside).sum())
+        ),
     ]
     signal = held_out_signal(search.space, search.config)
     if signal is not None and len(signal):
         mine = signal.scores[name][window.contains(signal.events.mass)]
-        overlays.append(Overlay.of("signal (100 events)", mine, edges, "signal").scaled(100 / max(1, len(mine))))
+        overlays.append(
+            Overlay.of("signal (100 events)", mine, edges, "signal").scaled(100 / max(1, len(mine)))
+        )
     figures = [
         ReportFigure(
-            "scores", plot_scores(edges, overlays, x_label="anomaly score", label=label), "Each event scored by the fold that did not see it."
+            "scores",
+            plot_scores(edges, overlays, x_label="anomaly score", label=label),
+            "Each event scored by the fold that did not see it.",
         ),
-        ReportFigure("features", plot_features(_features(events, inside, signal, window), label=label), "What the score looks at.", wide=True),
+        ReportFigure(
+            "features",
+            plot_features(_features(events, inside, signal, window), label=label),
+            "What the score looks at.",
+            wide=True,
+        ),
     ]
     sculpted = _sculpted(found, label)
     return ReportPart("Scores and features", figures=[*figures, *([sculpted] if sculpted else [])])
@@ -158,11 +184,17 @@ def _features(events: Any, inside: np.ndarray, signal: Any, window: Window) -> l
         edges = np.linspace(low, high, 31)
         overlays = [
             Overlay.of("data, signal region", x[inside], edges, "data"),
-            Overlay.of("data, elsewhere", x[~inside], edges, "background").scaled(inside.sum() / max(1, (~inside).sum())),
+            Overlay.of("data, elsewhere", x[~inside], edges, "background").scaled(
+                inside.sum() / max(1, (~inside).sum())
+            ),
         ]
         if signal is not None and len(signal):
             mine = signal.events.x[window.contains(signal.events.mass), i]
-            overlays.append(Overlay.of("signal, same area", mine, edges, "signal").scaled(inside.sum() / max(1, len(mine))))
+            overlays.append(
+                Overlay.of("signal, same area", mine, edges, "signal").scaled(
+                    inside.sum() / max(1, len(mine))
+                )
+            )
         unit = f" [{column.unit}]" if column.unit else ""
         out.append(FeatureOverlay(f"{column.name}{unit}", edges, overlays))
     return out
@@ -193,7 +225,13 @@ def hunt_searches(search: Search, shared: Sequence[ReportPart]) -> list[ReportSe
         nothing = verdict == "nothing found"
         injected = int(data.is_signal.sum())
         asked = f"Is there a resonance in {len(data.table):,} events"
-        asked += f", {injected} of them injected signal?" if injected else "?" if variant == SEARCH else ", nothing injected?"
+        asked += (
+            f", {injected} of them injected signal?"
+            if injected
+            else "?"
+            if variant == SEARCH
+            else ", nothing injected?"
+        )
         parts = [
             _spectra_part(found, label), _scan_part(found, label),
             _separation_part(found, label) if injected else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .analysis.metrics import roc, thinned
 from .analysis.plots import (
     EfficiencyCurve,
     EfficiencyLine,
@@ -19,7 +20,6 @@ from .analysis.plots import (
     plot_scores,
     plot_training,
 )
-from .analysis.metrics import roc, thinned
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
 from .models.store import record_of
 from .resonance import join
@@ -44,10 +44,14 @@ def _rates_part(found: dict[str, Any], label: str) -> ReportPart:
     for name, one in found["scorers"].items():
         for p in one["points"]:
             if "failed" in p:
-                rows.append((name, p["target_khz"], None, p["failed"], None, *(None for _ in one["efficiency"])))
+                rows.append(
+                    (name, p["target_khz"], None, p["failed"], None, *(None for _ in one["efficiency"]))
+                )
                 continue
             r = p["rate"]
-            seen = [f"{100 * e[0]:.1f} [{100 * e[1]:.1f}, {100 * e[2]:.1f}] %" for e in p["efficiency"].values()]
+            seen = [
+                f"{100 * e[0]:.1f} [{100 * e[1]:.1f}, {100 * e[2]:.1f}] %" for e in p["efficiency"].values()
+            ]
             text = f"{r['khz']:.3g} [{r['low']:.3g}, {r['high']:.3g}]"
             rows.append((name, p["target_khz"], p["threshold"], text, r["n_pass"], *seen))
     heads = ("score", "target [kHz]", "threshold", "rate [kHz]", "crossings that pass", *main["efficiency"])
@@ -56,7 +60,12 @@ def _rates_part(found: dict[str, Any], label: str) -> ReportPart:
         f"Rate = weighted fraction of {found['crossings']:,} zero-bias crossings x {found['bunches']} bunches x 11,245.6 Hz "
         f"({found['crossing_khz']:,.0f} kHz in all); 68 % intervals on effective counts. None of these crossings was trained on.",
         figures=[
-            ReportFigure("rates", plot_rates(lines, targets, signals, label=label), "Rate and signal efficiency against threshold.", found["scorers"])
+            ReportFigure(
+                "rates",
+                plot_rates(lines, targets, signals, label=label),
+                "Rate and signal efficiency against threshold.",
+                found["scorers"],
+            )
         ],
         tables=[ReportTable(heads, rows, "Working points.")],
     )
@@ -71,15 +80,26 @@ def _firmware_part(search: Search, data: Table, found: dict[str, Any], label: st
     rows = [
         (r["target_khz"], r["threshold"], r["float"]["khz"], r["firmware"]["khz"]) for r in agreement["rates"]
     ]
-    layers = [(x["name"], x["kind"], ", ".join(f"{k} {v}" for k, v in x["precision"].items())) for x in record["layers"]]
+    layers = [
+        (x["name"], x["kind"], ", ".join(f"{k} {v}" for k, v in x["precision"].items()))
+        for x in record["layers"]
+    ]
     return ReportPart(
         "Firmware",
         f"hls4ml project compiled by g++ and used as a score in the stream. {verified['mismatches']} of "
         f"{verified['events']:,} events (saturations and extreme patterns among them) differ from an independent fixed-point "
         f"evaluation; correlation with the float score {agreement['pearson']:.6f}, of ranks {agreement['spearman']:.6f}.",
-        figures=[ReportFigure("firmware", figure, "The same crossings scored by software and by firmware.", agreement)],
+        figures=[
+            ReportFigure(
+                "firmware", figure, "The same crossings scored by software and by firmware.", agreement
+            )
+        ],
         tables=[
-            ReportTable(("target [kHz]", "float threshold", "float rate [kHz]", "firmware rate [kHz]"), rows, "Same threshold for both."),
+            ReportTable(
+                ("target [kHz]", "float threshold", "float rate [kHz]", "firmware rate [kHz]"),
+                rows,
+                "Same threshold for both.",
+            ),
             ReportTable(("layer", "kind", "types"), layers, "What every number of the firmware is."),
         ],
     )
@@ -103,21 +123,34 @@ def _training_part(search: Search, label: str) -> ReportPart | None:
 def _scores_part(data: Table, signals: dict[str, Table], label: str) -> ReportPart:
     name = FIRMWARE if FIRMWARE in data.scores else FLOAT
     every = [data.scores[name], *(t.scores[name] for t in signals.values())]
-    top = max(float(np.quantile(v, 0.999)) for v in every)
-    edges = np.linspace(0.0, top, 51)
+    low, top = (f([float(np.quantile(v, q)) for v in every]) for f, q in ((min, 0.001), (max, 0.999)))
+    edges = score_edges(low, top)
     weight = data.events.weight
     overlays = [Overlay.of("zero bias", data.scores[name], edges, "data", weight)]
     for n, t in signals.items():
-        factor = float(weight.sum()) / max(1, len(t))
-        overlays.append(Overlay.of(f"{n} (same area)", t.scores[name], edges, "signal").scaled(factor))
+        factor = float(weight.sum() / t.events.weight.sum())
+        shape = Overlay.of(f"{n} (same area)", t.scores[name], edges, "signal", t.events.weight)
+        overlays.append(shape.scaled(factor))
     curves = []
     for n, t in signals.items():
-        c = roc(t.scores[name], data.scores[name])
+        c = roc(t.scores[name], data.scores[name], t.events.weight, weight)
         k = thinned(c.signal)
         curves.append(EfficiencyCurve(n, c.signal[k], c.background[k], c.n_background[k], c.auc, c.auc_error))
-    figures = [ReportFigure("scores", plot_scores(edges, overlays, x_label=f"{name} score", label=label), "Score distributions.")]
+    figures = [
+        ReportFigure(
+            "scores",
+            plot_scores(edges, overlays, x_label=f"{name} score", label=label),
+            "Score distributions.",
+        )
+    ]
     if curves:
-        figures.append(ReportFigure("roc", plot_roc(curves, label=label), "Signals against unweighted zero bias."))
+        figures.append(
+            ReportFigure(
+                "roc",
+                plot_roc(curves, label=label),
+                "Signals against zero bias, both weighted; the AUC error is that of the effective counts.",
+            )
+        )
     return ReportPart("Scores", figures=figures)
 
 
@@ -131,7 +164,11 @@ def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch
     main = found["scorers"].get(FIRMWARE) or found["scorers"][FLOAT]
     points = [p for p in main["points"] if "threshold" in p]
     first = points[0] if points else None
-    verdict = "no working point" if first is None else f"{first['rate']['khz']:.2f} kHz at score > {first['threshold']:.4g}"
+    verdict = (
+        "no working point"
+        if first is None
+        else f"{first['rate']['khz']:.2f} kHz at score > {first['threshold']:.4g}"
+    )
     facts = [("crossings", f"{found['crossings']:,}")]
     if "firmware_against_float" in found:
         facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))

@@ -20,7 +20,8 @@ def _counts_part(search: Search) -> ReportPart:
     """What was asked, read, kept and skipped, and the cutflow."""
     counts = read_json(search.space.path("counts.json"))
     flows = {
-        name: [CutflowStep(step[0], step[1], step[2]) for step in d["cutflow"]] for name, d in counts["datasets"].items()
+        name: [CutflowStep(step[0], step[1], step[2]) for step in d["cutflow"]]
+        for name, d in counts["datasets"].items()
     }
     roles = {n: d.role for n, d in search.config.events.datasets.items()}
     rows = [
@@ -32,7 +33,14 @@ def _counts_part(search: Search) -> ReportPart:
         "Events",
         f"Every entry of every file was read exactly once; {skipped['files']} files and {skipped['events']} events were "
         "skipped. The ledger behind this table is checked whenever the stage ends, and again by `elsewhere verify`.",
-        figures=[ReportFigure("cutflow", plot_cutflow(flows, label=search.config.report.label), "Events after each cut.", flows)],
+        figures=[
+            ReportFigure(
+                "cutflow",
+                plot_cutflow(flows, label=search.config.report.label),
+                "Events after each cut.",
+                flows,
+            )
+        ],
         tables=[
             ReportTable(("dataset", "role", "files", "asked", "read", "kept", "sum of weights"), rows),
             ReportTable(("dataset", "step", "events", "weight", "share"), cutflow_rows(flows), "Cutflow."),
@@ -57,12 +65,20 @@ def _provenance_part(search: Search) -> ReportPart:
         "Provenance",
         f"Seed {record.get('seed', search.config.seed)}. The keys are digests of everything a stage depends on.",
         tables=[
-            ReportTable(("stage", "wall [s]", "CPU [s]", "key"), stages, "Times; CPU of this process and its children."),
-            ReportTable(("stage", "events", "events/s", "events per CPU second", "workers"), speed, "Throughput."),
+            ReportTable(
+                ("stage", "wall [s]", "CPU [s]", "key"),
+                stages,
+                "Times; CPU of this process and its children.",
+            ),
+            ReportTable(
+                ("stage", "events", "events/s", "events per CPU second", "workers"), speed, "Throughput."
+            ),
             ReportTable(("dataset", "file", "UUID", "entries"), inputs, "Input files."),
             ReportTable(("package", "version"), list(record.get("versions", {}).items())),
         ],
-        code=yaml.safe_dump(search.config.model_dump(mode="json"), sort_keys=False) + "\n" + citations_of(search),
+        code=yaml.safe_dump(search.config.model_dump(mode="json"), sort_keys=False)
+        + "\n"
+        + citations_of(search),
         folded=True,
     )
 

@@ -33,7 +33,9 @@ def injected_rows(table: Table, count: int, seed: int) -> np.ndarray:
     from .errors import ConfigError
 
     if count > len(table):
-        raise ConfigError(f"inject: {count} events asked, the signal dataset holds {len(table)} after its selection")
+        raise ConfigError(
+            f"inject: {count} events asked, the signal dataset holds {len(table)} after its selection"
+        )
     order = np.argsort(identity_hash(table.events.identity, seed), kind="stable")
     mask = np.zeros(len(table), dtype=bool)
     mask[order[:count]] = True
@@ -108,7 +110,12 @@ def fit_window(events: Events, config: SearchConfig, window: Window, folder: Any
     background = reference.fit(events, window).sample(None, np.random.default_rng(stream))
     inside = events.take(window.contains(events.mass))
     model = CrossFit(score, folds=config.folds, seed=config.seed).fit(background, inside)
-    record = {"key": key, "window": list(window), "reference_events": len(background), "data_events": len(inside)}
+    record = {
+        "key": key,
+        "window": list(window),
+        "reference_events": len(background),
+        "data_events": len(inside),
+    }
     save(model, folder, events.features, record)
     return record
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
 
 from . import hunting, resonance, trigger
 from .config import SearchConfig, load_config
@@ -18,7 +17,7 @@ from .workspace import Workspace
 
 def template(name: str) -> str:
     """The text of a configuration that ships: 'search' (a commented example), 'dijet' or 'trigger' (the demo's)."""
-    return package_files(__package__).joinpath("templates", f"{name}.yaml").read_text()
+    return package_files("elsewhere").joinpath("templates", f"{name}.yaml").read_text()
 
 
 def open_search(path: Path, overrides: Sequence[str] = (), test: bool = False) -> Search:
@@ -63,9 +62,21 @@ def stages(search: Search) -> list[Stage]:
     else:
         after = [Stage("train", ("process",), trigger.train_inputs, trigger.train, "epochs")]
         if search.config.firmware is not None:
-            after.append(Stage("firmware", ("train",), trigger.firmware_inputs, lambda s, _k, p: trigger.export_firmware(s, p), "steps"))
+            after.append(
+                Stage(
+                    "firmware",
+                    ("train",),
+                    trigger.firmware_inputs,
+                    lambda s, _k, p: trigger.export_firmware(s, p),
+                    "steps",
+                )
+            )
         after.append(score_stage(trigger.scorers, ("train", "firmware")))
-        after.append(Stage("rates", ("score",), trigger.rates_inputs, lambda s, _k, p: trigger.run_rates(s, p), "steps"))
+        after.append(
+            Stage(
+                "rates", ("score",), trigger.rates_inputs, lambda s, _k, p: trigger.run_rates(s, p), "steps"
+            )
+        )
     from .reports import report
 
     last = after[-1].name
@@ -196,6 +207,7 @@ def simulate_sample(
     seed: int,
     workers: int,
     scheduler: str | None,
+    *,
     shipped: bool,
     progress: Progress,
 ) -> list[str]:

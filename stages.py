@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 class Progress(Protocol):
     """Called with (done, total) in the stage's unit; the command line draws a bar from it."""
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, /) -> None:
         """Report ``done`` of ``total``."""
         ...
 
 
-def silent(done: int, total: int) -> None:
+def silent(_done: int, _total: int) -> None:
     """A `Progress` that shows nothing."""
 
 
@@ -144,7 +144,19 @@ def _write_versions(search: Search) -> None:
     import platform
     from importlib.metadata import version
 
-    names = ("awkward", "coffea", "dask", "hist", "hls4ml", "lightgbm", "numpy", "pyarrow", "ray", "torch", "uproot")
+    names = (
+        "awkward",
+        "coffea",
+        "dask",
+        "hist",
+        "hls4ml",
+        "lightgbm",
+        "numpy",
+        "pyarrow",
+        "ray",
+        "torch",
+        "uproot",
+    )
     versions = {"elsewhere": __version__, "python": platform.python_version()}
     versions.update({name: version(name) for name in names})
     path = search.space.path("provenance.json")

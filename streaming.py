@@ -38,7 +38,9 @@ def _paths(search: Search, name: str, dataset: Dataset) -> list[str]:
         else:
             found.extend(discover(item, search.source))
     if not found:
-        raise ConfigError(f"events.datasets.{name}.files: nothing matches {dataset.files!r} under {search.source}")
+        raise ConfigError(
+            f"events.datasets.{name}.files: nothing matches {dataset.files!r} under {search.source}"
+        )
     return found
 
 
@@ -67,7 +69,9 @@ def scales(search: Search, found: dict[str, list[FileRecord]]) -> dict[str, floa
             raise ConfigError(f"events.datasets.{name}.cross_section_pb needs events.luminosity_fb")
         sums = [r.sum_genweight for r in found[name]]
         if any(s is None for s in sums) or sum(s for s in sums if s is not None) <= 0:
-            raise ConfigError(f"events.datasets.{name}: a cross-section needs Runs.genEventSumw in every file")
+            raise ConfigError(
+                f"events.datasets.{name}: a cross-section needs Runs.genEventSumw in every file"
+            )
         total = sum(s for s in sums if s is not None)
         out[name] = dataset.cross_section_pb * 1000.0 * events.luminosity_fb / total
     return out
@@ -77,15 +81,31 @@ def _inputs(search: Search) -> Any:
     files = {n: [(r.uuid, r.entries, r.size) for r in rs] for n, rs in inputs_of(search).items()}
     events = search.config.events
     asked = {n: d.cross_section_pb for n, d in events.datasets.items()}
-    return [files, features_of(search).features.digest, events.chunk, events.mode, asked, events.luminosity_fb]
+    return [
+        files,
+        features_of(search).features.digest,
+        events.chunk,
+        events.mode,
+        asked,
+        events.luminosity_fb,
+    ]
+
+
+def streamed(search: Search, kind: str) -> dict[str, list[FileRecord]]:
+    """The input files of a pass: scores leave out the reference datasets, which are learnt from and never scored."""
+    found = inputs_of(search)
+    if kind == "columns":
+        return found
+    return {n: rs for n, rs in found.items() if role_of(search.config, n) != "reference"}
 
 
 def _stream(
     search: Search, key: str, progress: Progress, kind: str, scorers: dict[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
-    found = inputs_of(search)
+    found = streamed(search, kind)
     config = search.config
-    write_json(search.space.path("fileset.json"), {n: [r.to_json() for r in rs] for n, rs in found.items()})
+    every = {n: [r.to_json() for r in rs] for n, rs in inputs_of(search).items()}
+    write_json(search.space.path("fileset.json"), every)
     settings = {
         "files": found,
         "features": features_of(search),
@@ -113,9 +133,7 @@ def process_stage() -> Stage:
     return Stage("process", (), _inputs, lambda s, k, p: _stream(s, k, p, "columns", {}), "events")
 
 
-def score_stage(
-    scorers: Callable[[Search], dict[str, Any]], after: tuple[str, ...] = ("train",)
-) -> Stage:
+def score_stage(scorers: Callable[[Search], dict[str, Any]], after: tuple[str, ...] = ("train",)) -> Stage:
     """The same stream with the trained models handed in."""
     return Stage("score", after, _inputs, lambda s, k, p: _stream(s, k, p, "scores", scorers(s)), "events")
 
@@ -124,13 +142,13 @@ def verify_workspace(search: Search) -> tuple[list[str], bool]:
     """Recount columns and scores against the input files; (lines to print, everything there exactly once)."""
     from .processors.verify import verify
 
-    found, chunk = inputs_of(search), search.config.events.chunk
+    chunk = search.config.events.chunk
     lines, good = [], True
     for kind in ("columns", "scores"):
         if not search.space.path(kind).exists():
             lines.append(f"{kind}: not made yet")
             continue
-        report = verify(search.space.root, found, chunk, kind)
+        report = verify(search.space.root, streamed(search, kind), chunk, kind)
         good = good and report.good
         lines.append(
             f"{kind}: {report.units} units, {report.events_in:,} events in, {report.events_out:,} kept, "

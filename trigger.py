@@ -78,7 +78,11 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
     scale = InputScale(tuple(float(o) for o in score.offset_), tuple(float(2.0**-s) for s in score.shift_))
     made = export(score, features, scale, search.space.path("firmware"), vectors, settings=settings)
     progress(2, 2)
-    record = {"compile_s": round(made.compile_s, 2), "events": made.bits.events, "mismatches": made.bits.mismatches}
+    record = {
+        "compile_s": round(made.compile_s, 2),
+        "events": made.bits.events,
+        "mismatches": made.bits.mismatches,
+    }
     return ["firmware/firmware.json"], record
 
 
@@ -100,7 +104,11 @@ def _signals(search: Search) -> dict[str, Table]:
 
 
 def _working_points(
-    score: NDArray[np.float64], weight: NDArray[np.float64], signals: dict[str, Table], name: str, search: Search
+    score: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    signals: dict[str, Table],
+    name: str,
+    search: Search,
 ) -> list[dict[str, Any]]:
     """Threshold, rate and signal efficiencies for every target rate, with intervals."""
     section = search.config.rates
@@ -113,9 +121,7 @@ def _working_points(
         except FitError as error:
             out.append({"target_khz": khz, "failed": str(error)})
             continue
-        passing = {
-            n: efficiency_at(t.scores[name], t.events.weight, threshold) for n, t in signals.items()
-        }
+        passing = {n: efficiency_at(t.scores[name], t.events.weight, threshold) for n, t in signals.items()}
         out.append({
             "target_khz": khz, "threshold": threshold, "threshold_low": low, "threshold_high": high,
             "rate": plain(rate_at(score, weight, threshold, section.bunches)), "efficiency": passing,
@@ -130,23 +136,30 @@ def run_rates(search: Search, progress: Progress) -> tuple[list[str], dict[str, 
         raise ConfigError("rates: this search has no section rates")
     data = join([search.space.read_table(n, "scores") for n in names_with(config, "data")])
     signals, weight = _signals(search), data.events.weight
-    out: dict[str, Any] = {"bunches": section.bunches, "crossings": len(data), "crossing_khz": crossing_khz(section.bunches)}
+    out: dict[str, Any] = {
+        "bunches": section.bunches,
+        "crossings": len(data),
+        "crossing_khz": crossing_khz(section.bunches),
+    }
     out["scorers"] = {}
     for i, (name, score) in enumerate(data.scores.items()):
         grid = np.unique(np.quantile(score, 1 - np.geomspace(1.0, 3.0 / len(score), POINTS)))
         out["scorers"][name] = {
             "curve": plain(rate_curve(name, score, weight, grid.tolist(), section.bunches)),
             "efficiency": {
-                n: [efficiency_at(t.scores[name], t.events.weight, g) for g in grid] for n, t in signals.items()
+                n: [efficiency_at(t.scores[name], t.events.weight, g) for g in grid]
+                for n, t in signals.items()
             },
-            "auc": {n: roc(t.scores[name], score).auc for n, t in signals.items()},
+            "auc": {n: roc(t.scores[name], score, t.events.weight, weight).auc for n, t in signals.items()},
             "points": _working_points(score, weight, signals, name, search),
         }
         progress(i + 1, len(data.scores))
     if FIRMWARE in data.scores:
         out["firmware_against_float"] = _agreement(data, out["scorers"][FLOAT]["points"], section.bunches)
         points = {
-            f"{p['target_khz']:g} kHz": p["threshold"] for p in out["scorers"][FIRMWARE]["points"] if "threshold" in p
+            f"{p['target_khz']:g} kHz": p["threshold"]
+            for p in out["scorers"][FIRMWARE]["points"]
+            if "threshold" in p
         }
         write_thresholds(search.space.path("firmware"), points)
     write_json(search.space.path("rates.json"), out)
@@ -159,9 +172,10 @@ def _agreement(data: Table, points: list[dict[str, Any]], bunches: int) -> dict[
 
     software, firmware = data.scores[FLOAT], data.scores[FIRMWARE]
     weight = data.events.weight
+    ranks: Any = stats.spearmanr(software, firmware)
     return {
         "pearson": float(np.corrcoef(software, firmware)[0, 1]),
-        "spearman": float(stats.spearmanr(software, firmware).statistic),
+        "spearman": float(ranks.statistic),
         "largest_difference": float(np.abs(firmware - software).max()),
         "rates": [
             {

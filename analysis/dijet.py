@@ -41,7 +41,9 @@ def basis(edges: Array, order: int, energy: float) -> Basis:
     if not MIN_ORDER <= order <= MAX_ORDER:
         raise FitError(f"order {order}: expected {MIN_ORDER} to {MAX_ORDER} shape parameters")
     if np.any(np.diff(edges) <= 0) or edges[0] <= 0 or edges[-1] >= energy:
-        raise FitError(f"bin edges must increase inside 0 to {energy:g} GeV, found {edges[0]:g} to {edges[-1]:g}")
+        raise FitError(
+            f"bin edges must increase inside 0 to {energy:g} GeV, found {edges[0]:g} to {edges[-1]:g}"
+        )
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     half = 0.5 * np.diff(edges)
     x = ((0.5 * (edges[1:] + edges[:-1]))[:, None] + half[:, None] * nodes) / energy
@@ -112,8 +114,36 @@ def _start(counts: Array, use: NDArray[np.bool_], phi: Array, logw: Array, theta
 
 
 @nb.njit(cache=True, nogil=True)
+def _score_and_fisher(
+    counts: Array, use: NDArray[np.bool_], lam: Array, grad: Array, size: int, fisher: Array
+) -> Array:
+    """Slope of the negative log-likelihood (size,); fills the expected information of the first ``size`` parameters."""
+    slope = np.zeros(size)
+    fisher[:, :] = 0.0
+    for b in range(len(lam)):
+        if not use[b]:
+            continue
+        r = 1.0 - counts[b] / lam[b]
+        for i in range(size):
+            slope[i] += r * grad[b, i]
+            for j in range(i + 1):
+                fisher[i, j] += grad[b, i] * grad[b, j] / lam[b]
+    for i in range(size):
+        for j in range(i):
+            fisher[j, i] = fisher[i, j]
+    return slope
+
+
+@nb.njit(cache=True, nogil=True)
 def fit_one(
-    counts: Array, use: NDArray[np.bool_], phi: Array, logw: Array, signal: Array, free: bool, theta: Array, fisher: Array
+    counts: Array,
+    use: NDArray[np.bool_],
+    phi: Array,
+    logw: Array,
+    signal: Array,
+    free: bool,
+    theta: Array,
+    fisher: Array,
 ) -> tuple[float, bool]:
     """Fit theta (k,) and, if ``free``, the signal yield theta[k]; returns (half deviance, converged).
 
@@ -127,20 +157,8 @@ def fit_one(
     _expect(phi, logw, theta, lam, grad)
     now = _nll(counts, use, lam)
     for _ in range(MAX_STEPS):
-        slope = np.zeros(size)
-        fisher[:, :] = 0.0
-        for b in range(bins):
-            if not use[b]:
-                continue
-            grad[b, k] = signal[b]
-            r = 1.0 - counts[b] / lam[b]
-            for i in range(size):
-                slope[i] += r * grad[b, i]
-                for j in range(i + 1):
-                    fisher[i, j] += grad[b, i] * grad[b, j] / lam[b]
-        for i in range(size):
-            for j in range(i):
-                fisher[j, i] = fisher[i, j]
+        grad[:, k] = signal
+        slope = _score_and_fisher(counts, use, lam, grad, size, fisher)
         damped = fisher[:size, :size].copy()
         for i in range(size):
             damped[i, i] = damped[i, i] * (1.0 + 1e-10) + 1e-12
@@ -219,12 +237,16 @@ def fit_background(counts: Array, model: Basis, use: NDArray[np.bool_] | None = 
     theta, fisher = np.zeros(k + 1), np.zeros((k + 1, k + 1))
     half, good = fit_one(counts, use, model.phi, model.logw, np.zeros(len(counts)), False, theta, fisher)
     if not good or not np.isfinite(half):
-        raise FitError(f"the fit with {model.order} shape parameters did not converge on {int(counts[use].sum())} events")
+        raise FitError(
+            f"the fit with {model.order} shape parameters did not converge on {int(counts[use].sum())} events"
+        )
     expected, grad = gradient_of(model, theta[:k])
-    covariance = np.linalg.pinv(fisher[:k, :k], hermitian=True)
+    covariance = np.asarray(np.linalg.pinv(fisher[:k, :k], hermitian=True), dtype=np.float64)
     error = np.sqrt(np.maximum(np.einsum("bi,ij,bj->b", grad, covariance, grad), 0.0))
     ndf = int(use.sum()) - k
-    return Fit(model.order, expected, error, half, ndf, float(stats.chi2.sf(2 * half, ndf)), theta[:k], covariance)
+    return Fit(
+        model.order, expected, error, half, ndf, float(stats.chi2.sf(2 * half, ndf)), theta[:k], covariance
+    )
 
 
 @dataclass(frozen=True)
@@ -252,7 +274,9 @@ def fit_signal(counts: Array, model: Basis, mean: float, relative_width: float) 
     template = gaussian_template(model.edges, mean, relative_width * mean)
     theta, fisher = np.zeros(k + 1), np.zeros((k + 1, k + 1))
     half, good = fit_one(counts, use, model.phi, model.logw, template, True, theta, fisher)
-    null, good0 = fit_one(counts, use, model.phi, model.logw, template, False, np.zeros(k + 1), np.zeros((k + 1, k + 1)))
+    null, good0 = fit_one(
+        counts, use, model.phi, model.logw, template, False, np.zeros(k + 1), np.zeros((k + 1, k + 1))
+    )
     if not (good and good0):
         raise FitError(f"the signal fit at {mean:g} GeV did not converge")
     error = float(np.sqrt(np.linalg.pinv(fisher, hermitian=True)[k, k]))
@@ -260,7 +284,9 @@ def fit_signal(counts: Array, model: Basis, mean: float, relative_width: float) 
     return SignalFit(mean, float(theta[k]), error, q0, half)
 
 
-def choose_order(counts: Array, edges: Array, energy: float, use: NDArray[np.bool_], size: float = 0.05) -> int:
+def choose_order(
+    counts: Array, edges: Array, energy: float, use: NDArray[np.bool_], size: float = 0.05
+) -> int:
     """Number of shape parameters by the Poisson likelihood ratio: one more while 2 dNLL beats chi2(1) at ``size``.
 
     Unlike the Pearson F-test its size holds from 1e3 to 1e6 events.

@@ -72,7 +72,9 @@ def bias_of(windows: Sequence[Window], ratio: Array) -> Array:
     return out
 
 
-def _fit_window(spectrum: Array, edges: Array, window: Window, energy: float) -> tuple[Fit, Basis, NDArray[np.bool_]]:
+def _fit_window(
+    spectrum: Array, edges: Array, window: Window, energy: float
+) -> tuple[Fit, Basis, NDArray[np.bool_]]:
     centre = 0.5 * (edges[1:] + edges[:-1])
     inside = window.contains(centre)
     order = choose_order(spectrum, edges, energy, ~inside)
@@ -98,7 +100,12 @@ def scan(
             found[i, c] = (fit, float(counts[inside].sum()), b, s)
     out = []
     for c, cut in enumerate(cuts):
-        ratio = np.array([(found[i, c][1] / found[i, c][2] - 1) if (i, c) in found else np.nan for i in range(len(windows))])
+        ratio = np.array(
+            [
+                (found[i, c][1] / found[i, c][2] - 1) if (i, c) in found else np.nan
+                for i in range(len(windows))
+            ]
+        )
         delta = bias_of(windows, ratio) if cut < 1 else np.zeros(len(windows))
         for i, window in enumerate(windows):
             if (i, c) not in found:
@@ -107,9 +114,23 @@ def scan(
             z = corrected_z(n, b, s, delta[i])
             out.append(
                 WindowResult(
-                    window, cut, n, b, s, float(delta[i]), float(signed_z(n, b, s)), z, p_of(z), fit.order,
-                    fit.half_deviance, fit.ndf, fit.p_value, spectra[i].counts[c], fit.expected, fit.error,
-                )  # fmt: skip
+                    window,
+                    cut,
+                    n,
+                    b,
+                    s,
+                    float(delta[i]),
+                    float(signed_z(n, b, s)),
+                    z,
+                    p_of(z),
+                    fit.order,
+                    fit.half_deviance,
+                    fit.ndf,
+                    fit.p_value,
+                    spectra[i].counts[c],
+                    fit.expected,
+                    fit.error,
+                )
             )
     return sorted(out, key=lambda r: (r.window.low, -r.cut)), failed
 
@@ -120,7 +141,9 @@ def corrected_z(n: float, b: float, s: float, delta: float) -> float:
     return float(signed_z(n, b * scale, float(np.hypot(s * scale, delta * b))))
 
 
-def _peak(best: WindowResult, edges: Array, energy: float, width: float) -> tuple[SignalFit | None, float | None]:
+def _peak(
+    best: WindowResult, edges: Array, energy: float, width: float
+) -> tuple[SignalFit | None, float | None]:
     """Signal fits on a 10 GeV grid around the window: the most likely position and the half-width at dNLL = 1/2.
 
     (None, None) where no position gives a positive signal.

@@ -54,6 +54,7 @@ __all__ = [
     "plot_sic",
     "plot_spectra",
     "plot_training",
+    "score_edges",
     "styled",
     "to_svg",
     "window_columns",

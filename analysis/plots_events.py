@@ -115,9 +115,18 @@ def plot_scores(
             ha="right", va="top", rotation=90, bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1.0}, zorder=6,
         )  # fmt: skip
     ax.set(xlabel=x_label, ylabel=y_label, xlim=(edges[0], edges[-1]))
+    if not np.allclose(np.diff(edges), edges[1] - edges[0]):
+        ax.set_xscale("log")
     ax.legend(loc="upper right", ncols=2 if len(overlays) > 3 else 1)
     put_label(ax, label, right)
     return figure
+
+
+def score_edges(low: float, high: float, bins: int = 50) -> NDArray[np.float64]:
+    """Bin edges for scores between ``low`` and ``high``: even, or even in the logarithm where they span decades."""
+    if 0 < low < 0.02 * high:
+        return np.geomspace(low, high, bins + 1)
+    return np.linspace(low, high, bins + 1)
 
 
 @dataclass(frozen=True)
@@ -240,6 +249,9 @@ def plot_training(
             values = getattr(curve, field)
             ax.plot(np.arange(1, len(values) + 1), values, **style)
     axes[0].set_ylabel(loss)
+    losses = [v for c in curves for v in (*c.loss, *c.validation)]
+    if min(losses) > 0 and max(losses) > 50 * min(losses):
+        axes[0].set_yscale("log")
     for ax, field in zip(axes[1:], below, strict=True):
         ax.set_ylabel({"learning_rate": "learning rate", "events_per_s": "events / s"}[field])
         ax.set_ylim(bottom=0)

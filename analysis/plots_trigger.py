@@ -78,7 +78,8 @@ def plot_rates(
         )
     seen = np.concatenate([r.khz[r.khz > 0] for r in rates])
     top.set_yscale("log")
-    lowest = min([float(seen.min()), *targets_khz]) if seen.size else 0.1
+    # Far below the smallest target a rate is a handful of crossings of tiny weight: nobody runs a trigger there.
+    lowest = max(float(seen.min()), 1e-3 * min(targets_khz, default=0.0)) if seen.size else 0.1
     top.set_ylim(0.3 * lowest, 6 * float(seen.max()) if seen.size else 10)
     top.set_ylabel("rate [kHz]")
     top.legend(loc="upper right", title="band: 68% interval", title_fontsize=9, alignment="left")
@@ -91,7 +92,11 @@ def plot_rates(
         bottom.legend(loc="upper right")
         figure.align_ylabels([top, bottom])
     bottom.set_xlabel(x_label)
-    bottom.set_xlim(min(r.threshold[0] for r in rates), max(r.threshold[-1] for r in rates))
+    shown = [r.threshold[r.khz > 0.3 * lowest] for r in rates if np.any(r.khz > 0.3 * lowest)]
+    first, last = min(t[0] for t in shown), max(t[-1] for t in shown)
+    if 0 < first < 0.02 * last:
+        bottom.set_xscale("log")
+    bottom.set_xlim(first, last)
     put_label(top, label, right)
     return figure
 

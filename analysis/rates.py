@@ -66,7 +66,9 @@ def rate_at(score: Array, weight: Array, threshold: float, bunches: int) -> Rate
     return Rate(float(threshold), fraction * scale, low * scale, high * scale, int(passing.sum()), float(k))
 
 
-def rate_curve(name: str, score: Array, weight: Array, thresholds: Sequence[float], bunches: int) -> RateCurve:
+def rate_curve(
+    name: str, score: Array, weight: Array, thresholds: Sequence[float], bunches: int
+) -> RateCurve:
     """`rate_at` over thresholds."""
     points = [rate_at(score, weight, t, bunches) for t in thresholds]
     columns = [np.array([getattr(p, key) for p in points]) for key in ("threshold", "khz", "low", "high")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +58,8 @@ def sculpting(passing: Array, failing: Array, seed: int, toys: int = 500) -> Scu
     fakes = [rng.multinomial(int(n), shape, toys).astype(float) for n in (passing.sum(), failing.sum())]
     floors = jensen_shannon(*fakes)
     table = np.stack([passing[seen], failing[seen]])
-    chi2, p, ndf, _ = stats.chi2_contingency(table, correction=False)
+    found: Any = stats.chi2_contingency(table, correction=False)
     return Sculpting(
-        float(jensen_shannon(passing, failing)), float(floors.mean()), float(np.quantile(floors, 0.95)), float(chi2),
-        int(ndf), float(p), float(passing.sum()), float(failing.sum()),
+        float(jensen_shannon(passing, failing)), float(floors.mean()), float(np.quantile(floors, 0.95)), float(found.statistic),
+        int(found.dof), float(found.pvalue), float(passing.sum()), float(failing.sum()),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,11 @@ Array = NDArray[np.float64]
 
 
 def passing(
-    score: Array, efficiency: float, fold: NDArray[np.int64], inside: NDArray[np.bool_], tie: NDArray[np.uint64]
+    score: Array,
+    efficiency: float,
+    fold: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+    tie: NDArray[np.uint64],
 ) -> NDArray[np.bool_]:
     """Mask (n,) of the events above the (1 - efficiency) quantile of their own fold's scores over all mass bins.
 
@@ -41,10 +46,15 @@ class Spectra:
 
 
 def nested_spectra(
-    mass: Array, score: Array, cuts: tuple[float, ...], edges: Array, fold: NDArray[np.int64], tie: NDArray[np.uint64]
+    mass: Array,
+    score: Array,
+    cuts: tuple[float, ...],
+    edges: Array,
+    fold: NDArray[np.int64],
+    tie: NDArray[np.uint64],
 ) -> Spectra:
     """Spectra after each cut; every cut's events are among those of the one before."""
-    if any(b >= a for a, b in zip(cuts, cuts[1:], strict=False)):
+    if any(b >= a for a, b in pairwise(cuts)):
         raise FitError(f"cuts {cuts} must decrease")
     inside = (mass >= edges[0]) & (mass < edges[-1])
     rows = [np.histogram(mass[passing(score, c, fold, inside, tie)], edges)[0] for c in cuts]

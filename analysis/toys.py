@@ -142,7 +142,7 @@ def throw(given: ToyInput, seed: int, block: int, toys: int) -> Array:
     its events after the cut nearly independent, and before the cut it is conservative.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-    windows, cuts, _ = given.slices.shape
+    windows = len(given.slices)
     shift = rng.standard_normal((toys, windows, 1, 1)) * given.bias[None, :, :, None]
     factor = np.where(given.inside[None, :, None, :], np.maximum(1.0 + shift, 0.0), 1.0)
     slices = rng.poisson(given.slices[None] * factor).astype(np.float64)

@@ -85,5 +85,5 @@ class Exportable(Protocol):
     """Is one torch network whose output is the score, so that it can become firmware."""
 
     def network(self) -> Any:
-        """A ``torch.nn.Module`` in eval mode: (n, d) inputs as the firmware receives them to (n, 1) scores."""
+        """A ``torch.nn.Module`` in eval mode: (n, d) inputs as the firmware receives them to (n,) scores."""
         ...

@@ -111,7 +111,9 @@ def score_events(events: Events, scorers: Mapping[str, Scorer]) -> dict[str, NDA
                 raise FeatureError(f"scorer {name} gave shape {batch.shape} for {len(score[part])} events")
             score[part] = batch
         if not np.all(np.isfinite(score)):
-            raise FeatureError(f"scorer {name} gave {int(np.sum(~np.isfinite(score)))} scores that are not finite")
+            raise FeatureError(
+                f"scorer {name} gave {int(np.sum(~np.isfinite(score)))} scores that are not finite"
+            )
         out[name] = score
     return out
 
@@ -133,6 +135,12 @@ def _fill(recipe: Recipe, events: Events, scores: Mapping[str, NDArray[np.float6
     return [np.asarray(view.value)[:cuts].tolist(), np.asarray(view.variance)[:cuts].tolist()]
 
 
+def identity_rows(columns: Columns, uuid: str) -> NDArray[np.void]:
+    """Identity of every row of one file's columns, shape (n,)."""
+    run, block, event = (np.asarray(columns[b]) for b in IDENTITY_BRANCHES)
+    return make_identity(run, block, event, UUID(uuid))
+
+
 def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
     """Everything that happens to the columns of one unit; counts and hash sum make its ledger row."""
     n = len(columns["event"])
@@ -140,7 +148,7 @@ def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
         raise IncompleteError(f"{unit.path}: entries {unit.start}-{unit.stop} gave {n} events")
     computed = recipe.features.compute(columns)
     keep = computed.kept(n)
-    identity = make_identity(*(np.asarray(columns[b]) for b in IDENTITY_BRANCHES), UUID(unit.uuid))
+    identity = identity_rows(columns, unit.uuid)
     weight = event_weights(columns, n, unit.scale)
     events = Events(computed.x, computed.mass, weight[keep], identity[keep], recipe.features.features)
     _check_finite(events, unit)

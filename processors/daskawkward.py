@@ -1,5 +1,8 @@
 """``mode: dask-awkward``: the same units and columns with the feature function mapped over a lazy awkward array."""
 
+# uproot's and awkward's own annotations are unions of everything a file or an array may hold.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +28,9 @@ def _finish(events: ak.Array, recipe: Recipe, unit: Unit, out: str, kind: str) -
         for name in events.fields:
             ak.typetracer.touch_data(events[name])
         return ak.Array(ak.to_layout(ak.Array(np.zeros(1, np.int64))).to_typetracer(forget_length=True))
-    columns = {n: np.asarray(ak.to_numpy(events[n])) if events[n].ndim == 1 else events[n] for n in events.fields}
+    columns = {
+        n: np.asarray(ak.to_numpy(events[n])) if events[n].ndim == 1 else events[n] for n in events.fields
+    }
     write_chunk(unit_path(Path(out), kind, unit), finish_unit(columns, recipe, unit))
     return ak.Array(np.array([len(events)], dtype=np.int64))
 
@@ -68,5 +73,3 @@ def process_dask_awkward(
 ) -> StreamReport:
     """`process` with dask-awkward in the middle: same arguments, same columns, same checks."""
     return process(files, features, out, run=run_dask_awkward, **settings)
-
-

@@ -4,6 +4,9 @@ Dask's nanny sets MALLOC_TRIM_THRESHOLD_=65536, which makes glibc give every lar
 a columnar task then costs more than twice its CPU. Both thresholds must be raised together, before Python starts.
 """
 
+# distributed accepts None and exports less than its documentation uses.
+# pyright: reportArgumentType=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import logging
@@ -40,9 +43,12 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
 
     if scheduler != "local":
         with Client(scheduler, timeout="20s") as client:
-            wrong = {k for found in client.run(prepare_process).values() for k in found}
+            found_by_worker: Any = client.run(prepare_process)
+            wrong = {k for found in dict(found_by_worker).values() for k in found}
             if wrong:
-                log.warning("workers at %s lack %s: tasks may take more than twice the CPU", scheduler, sorted(wrong))
+                log.warning(
+                    "workers at %s lack %s: tasks may take more than twice the CPU", scheduler, sorted(wrong)
+                )
             yield client
         return
     settings: dict[str, Any] = {

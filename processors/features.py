@@ -81,12 +81,18 @@ class FunctionFeatures:
 
     def compute(self, columns: Columns) -> Computed:
         """Call the function and check what it returned."""
-        made = {k: np.asarray(ak.to_numpy(ak.fill_none(v, np.nan))) for k, v in self.function(columns).items()}
+        made = {
+            k: np.asarray(ak.to_numpy(ak.fill_none(v, np.nan))) for k, v in self.function(columns).items()
+        }
         if "keep" not in made:
             raise FeatureError(f"the function of '{self.features.name}' returned no 'keep' mask")
         keep = made["keep"].astype(bool)
         mass = self.features.mass
-        wanted = [*self.features.names, *((mass.name,) if mass else ()), *(c.name for c in self.features.extras)]
+        wanted = [
+            *self.features.names,
+            *((mass.name,) if mass else ()),
+            *(c.name for c in self.features.extras),
+        ]
         missing = [name for name in wanted if name not in made]
         if missing:
             raise FeatureError(f"the function of '{self.features.name}' returned no column '{missing[0]}'")
@@ -96,13 +102,16 @@ class FunctionFeatures:
         return Computed(x, m, {"selection": keep}, extras)
 
 
-def flat_parts(columns: Columns, prefix: str, names: tuple[str, ...]) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
+def flat_parts(
+    columns: Columns, prefix: str, names: tuple[str, ...]
+) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
     """Offsets (n+1,) and float64 contents of a collection's branches, for kernels."""
     first = ak.to_packed(columns[f"{prefix}_{names[0]}"])
     counts = ak.to_numpy(ak.num(first))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     contents = [
-        np.ascontiguousarray(ak.to_numpy(ak.flatten(columns[f"{prefix}_{n}"])), dtype=np.float64) for n in names
+        np.ascontiguousarray(ak.to_numpy(ak.flatten(columns[f"{prefix}_{n}"])), dtype=np.float64)
+        for n in names
     ]
     for name, content in zip(names, contents, strict=True):
         if len(content) != offsets[-1]:
@@ -216,7 +225,8 @@ class Level1:
         start = 3
         for _, branch, most in LEVEL1_OBJECTS:
             offsets, parts = flat_parts(columns, branch, ("pt", "eta", "phi"))
-            leading_kernel(offsets, *parts, self._in_time(columns, branch, len(parts[0])), most, x, start)
+            pt, eta, phi = parts
+            leading_kernel(offsets, pt, eta, phi, self._in_time(columns, branch, len(pt)), most, x, start)
             start += 3 * most
         ht, _ = self._sums(columns, 1)
         jets = x[:, 27::3].sum(axis=1)
@@ -225,7 +235,7 @@ class Level1:
             "HT": np.where(ht > 0, ht, jets).astype(np.float32),
             "n_pileup": np.full(n, -1, np.int32) if pileup is None else np.asarray(pileup, np.int32),
         }
-        return Computed(x, np.full(n, np.nan), {"all": np.ones(n, bool)}, extras)
+        return Computed(x, np.full(n, np.nan), {}, extras)
 
     @staticmethod
     def _in_time(columns: Columns, branch: str, total: int) -> NDArray[np.bool_]:
@@ -252,7 +262,9 @@ def load_features(name: str, folder: Path | None = None) -> Features:
     if not sign:
         close = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ConfigError(f"events.features: no feature set '{name}'{hint} There are {', '.join(BUILT_IN)}, or module:object")
+        raise ConfigError(
+            f"events.features: no feature set '{name}'{hint} There are {', '.join(BUILT_IN)}, or module:object"
+        )
     found = getattr(_module(module_name, folder), attribute, None)
     if not isinstance(found, Features):
         raise ConfigError(f"events.features: {name} is not a feature definition (see FunctionFeatures)")
@@ -265,7 +277,9 @@ def _module(name: str, folder: Path | None) -> Any:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise ConfigError(f"events.features: cannot import '{name}' ({error}); looked beside search.yaml too") from None
+            raise ConfigError(
+                f"events.features: cannot import '{name}' ({error}); looked beside search.yaml too"
+            ) from None
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"events.features: {path} is not a Python module")

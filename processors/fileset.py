@@ -37,7 +37,9 @@ def _paths(dataset: str, files: Any, folder: Path, where: Path) -> list[str]:
         trees = [v if isinstance(v, str) else (v or {}).get("object_path") for v in files.values()]
         other = [t for t in trees if t not in ("Events", None)]
         if other:
-            raise ConfigError(f"{where}: dataset '{dataset}' asks for tree '{other[0]}'; only NanoAOD's Events is read")
+            raise ConfigError(
+                f"{where}: dataset '{dataset}' asks for tree '{other[0]}'; only NanoAOD's Events is read"
+            )
     if not names or not all(isinstance(n, str) for n in names):
         raise ConfigError(f"{where}: dataset '{dataset}' has no list of files")
     found = [p for n in names for p in discover(n, folder)]

@@ -13,7 +13,14 @@ Array = NDArray[np.float64]
 
 @nb.njit(cache=True, nogil=True)
 def dijet_kernel(
-    offsets: NDArray[np.int64], pt: Array, eta: Array, phi: Array, mass: Array, tau1: Array, tau2: Array, tau3: Array
+    offsets: NDArray[np.int64],
+    pt: Array,
+    eta: Array,
+    phi: Array,
+    mass: Array,
+    tau1: Array,
+    tau2: Array,
+    tau3: Array,
 ) -> Array:
     """Rows (n, 11): m_J1, dm_J, tau21_1, tau21_2, m_jj, pt_1, pt_2, eta_1, eta_2, tau32_1, tau32_2.
 

@@ -1,5 +1,8 @@
 """All input files are checked before any work starts, and everything that is wrong is said at once."""
 
+# uproot's and awkward's own annotations are unions of everything a file or an array may hold.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import os
@@ -15,7 +18,19 @@ from .fileset import is_url
 
 #: Collections whose branches are one list per event.
 COLLECTIONS = ("FatJet", "Jet", "Muon", "Electron", "Photon", "Tau", "L1EG", "L1Mu", "L1Jet", "L1EtSum")
-NUMBERS = ("bool", "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t", "uint64_t", "float", "double")
+NUMBERS = (
+    "bool",
+    "int8_t",
+    "uint8_t",
+    "int16_t",
+    "uint16_t",
+    "int32_t",
+    "uint32_t",
+    "int64_t",
+    "uint64_t",
+    "float",
+    "double",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,9 @@ def _check_branches(tree: Any, features: Features) -> None:
         if plain not in NUMBERS or (name in IDENTITY_BRANCHES and "int" not in plain):
             raise InputError(f"branch {name} has type {kind}, expected numbers")
         if jagged != wants and (wants or name in IDENTITY_BRANCHES):
-            raise InputError(f"branch {name} has type {kind}, expected {'a list' if wants else 'one number'} per event")
+            raise InputError(
+                f"branch {name} has type {kind}, expected {'a list' if wants else 'one number'} per event"
+            )
 
 
 def _runs(file: Any) -> tuple[float | None, int | None]:
@@ -93,7 +110,9 @@ def check_file(path: str, features: Features) -> FileRecord:
         with uproot.open(path) as file:
             if "Events" not in file:
                 trees = [k for k, c in file.classnames(cycle=False).items() if c == "TTree" or "RNTuple" in c]
-                raise InputError(f"has no tree Events, so it is not NanoAOD; it has {', '.join(trees) or 'no tree'}")
+                raise InputError(
+                    f"has no tree Events, so it is not NanoAOD; it has {', '.join(trees) or 'no tree'}"
+                )
             tree = file["Events"]
             _check_branches(tree, features)
             total, events = _runs(file)
@@ -101,7 +120,9 @@ def check_file(path: str, features: Features) -> FileRecord:
     except InputError:
         raise
     except Exception as error:  # a damaged file can raise anything; it is named, not hidden
-        raise InputError(f"cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})") from error
+        raise InputError(
+            f"cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
 
 
 def _same_file(records: Sequence[tuple[str, FileRecord]]) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """Reading one entry range with uproot: exactly the branches asked for, the opened tree kept per process."""
 
+# uproot's and awkward's own annotations are unions of everything a file or an array may hold.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import struct
@@ -52,5 +55,7 @@ def read_columns(unit: Unit, features: Features) -> dict[str, Any]:
         open_tree.cache_clear()
         raise
     except DATA_ERRORS as error:
-        raise InputError(f"{unit.path}, entries {unit.start}-{unit.stop}: damaged ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{unit.path}, entries {unit.start}-{unit.stop}: damaged ({type(error).__name__}: {error})"
+        ) from error
     return {name: np.asarray(ak.to_numpy(v)) if v.ndim == 1 else v for name, v in raw.items()}

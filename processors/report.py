@@ -66,12 +66,16 @@ class StreamReport:
         }
 
 
-def close_ledger(ledgers: Sequence[Mapping[str, Any]], units: Sequence[Unit], entries: Mapping[str, int]) -> None:
+def close_ledger(
+    ledgers: Sequence[Mapping[str, Any]], units: Sequence[Unit], entries: Mapping[str, int]
+) -> None:
     """Raise `IncompleteError` unless the ranges of every file tile its entries exactly, each counted once."""
     ranges: dict[str, list[tuple[int, int]]] = {u.uuid: [] for u in units}
     for row in ledgers:
         if row["n_in"] != row["stop"] - row["start"]:
-            raise IncompleteError(f"{row['path']}: entries {row['start']}-{row['stop']} counted {row['n_in']} events")
+            raise IncompleteError(
+                f"{row['path']}: entries {row['start']}-{row['stop']} counted {row['n_in']} events"
+            )
         ranges[row["uuid"]].append((row["start"], row["stop"]))
     names = {u.uuid: u.path for u in units}
     for uuid, found in ranges.items():
@@ -91,7 +95,7 @@ def merge_histograms(
     """Add up (dataset, [values, variances]) in the order given, which fixes every rounding."""
     names = list(dict.fromkeys(d for d, _ in parts))
     whole = histogram(features, names, cuts)
-    view = whole.view(flow=True)
+    view: Any = whole.view(flow=True)
     for dataset, (values, variances) in parts:
         where = names.index(dataset)
         view.value[where, 0, : len(cuts)] += np.asarray(values)
@@ -115,4 +119,5 @@ def write_root_histograms(path: Path, whole: hist.Hist) -> None:
             for variation in whole.axes["variation"]:
                 for cut in whole.axes["cut"]:
                     name = f"{dataset}/{variation}/{cut}".replace(">", "_above_")
-                    file[name] = whole[{"dataset": dataset, "variation": variation, "cut": cut}]
+                    where: Any = {"dataset": dataset, "variation": variation, "cut": cut}
+                    file[name] = whole[where]

@@ -18,7 +18,14 @@ from .environment import dask_client
 from .features import Features
 from .preflight import FileRecord
 from .reading import read_columns
-from .report import DatasetCounts, StreamReport, close_ledger, merge_histograms, sum_cutflows, write_root_histograms
+from .report import (
+    DatasetCounts,
+    StreamReport,
+    close_ledger,
+    merge_histograms,
+    sum_cutflows,
+    write_root_histograms,
+)
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +179,9 @@ def _close(
     close_ledger(ledgers, units, {r.uuid: r.entries for rs in files.values() for r in rs})
     parts = [(row["dataset"], meta["histograms"]) for row, meta in zip(ledgers, metas, strict=True)]
     whole = merge_histograms(recipe.features.features, recipe.cuts, parts)
-    write_root_histograms(out / ("histograms.root" if kind == "columns" else f"histograms_{kind}.root"), whole)
+    write_root_histograms(
+        out / ("histograms.root" if kind == "columns" else f"histograms_{kind}.root"), whole
+    )
     counts = {}
     for dataset, records in files.items():
         rows = [row for row in ledgers if row["dataset"] == dataset]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ElsewhereError, IncompleteError
 from ..workspace import read_chunk, read_chunk_meta
-from .core import IDENTITY_BRANCHES
+from .core import IDENTITY_BRANCHES, identity_rows
 from .preflight import FileRecord
 from .reading import open_tree
 from .report import close_ledger
@@ -44,15 +44,13 @@ def _check_unit(path: Path) -> tuple[int, int, list[str]]:
 
 def _hash_of_file(record: FileRecord, start: int, stop: int) -> int:
     """Sum of identity hashes of an entry range, read again from the input file."""
-    from uuid import UUID
-
     import numpy as np
 
-    from ..events import identity_hash, make_identity
+    from ..events import identity_hash
 
     tree = open_tree(record.path, record.uuid)
     raw = tree.arrays(list(IDENTITY_BRANCHES), entry_start=start, entry_stop=stop, library="np")
-    identity = make_identity(*(raw[b] for b in IDENTITY_BRANCHES), UUID(record.uuid))
+    identity = identity_rows(raw, record.uuid)
     with np.errstate(over="ignore"):
         return int(identity_hash(identity).sum(dtype=np.uint64))
 

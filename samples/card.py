@@ -41,7 +41,9 @@ class Card:
 
 def card_names() -> list[str]:
     """The cards that ship."""
-    return sorted(p.name.removesuffix(".yaml") for p in files(__package__).joinpath("cards").iterdir())
+    return sorted(
+        p.name.removesuffix(".yaml") for p in files("elsewhere.samples").joinpath("cards").iterdir()
+    )
 
 
 def load_card(name: str) -> Card:
@@ -50,7 +52,7 @@ def load_card(name: str) -> Card:
         close = difflib.get_close_matches(name, card_names(), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise ConfigError(f"no card '{name}'{hint} There are: {', '.join(card_names())}")
-    raw = yaml.safe_load(files(__package__).joinpath("cards", f"{name}.yaml").read_text())
+    raw = yaml.safe_load(files("elsewhere.samples").joinpath("cards", f"{name}.yaml").read_text())
     raw["commands"] = tuple(raw["commands"])
     if raw.get("mass_window"):
         raw["mass_window"] = tuple(raw["mass_window"])

@@ -131,7 +131,7 @@ def simulate_event(
                 n += 1
         if kind[k] == 2:
             continue
-        i = int(math.floor(eta[k] / ETA_STEP)) + ETA_CELLS // 2
+        i = math.floor(eta[k] / ETA_STEP) + ETA_CELLS // 2
         j = int((at + math.pi) / (2 * math.pi) * PHI_CELLS) % PHI_CELLS
         energy = pt[k] * math.cosh(eta[k])
         if kind[k] == 1:

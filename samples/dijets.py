@@ -1,5 +1,8 @@
 """Dijet events: Pythia, detector, jets and their substructure, in chunks that depend on (card, seed, chunk) alone."""
 
+# uproot's and awkward's own annotations are unions of everything a file or an array may hold.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import zlib

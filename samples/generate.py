@@ -113,7 +113,9 @@ def simulate(
         if progress is not None:
             progress(min(len(generated) * CHUNK, events), events)
     if sorted(generated) != list(range(chunks)):
-        raise IncompleteError(f"{card}: {chunks - len(generated)} of {chunks} chunks are missing; run it again")
+        raise IncompleteError(
+            f"{card}: {chunks - len(generated)} of {chunks} chunks are missing; run it again"
+        )
     parts = [
         ak.from_parquet(folder / f"{card}-{known.digest[:12]}-{seed}-{i}.parquet") for i in range(chunks)
     ]

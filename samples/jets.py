@@ -1,5 +1,8 @@
 """Jets of energy-flow candidates by FastJet: anti-kT, N-subjettiness and soft drop (fjcontrib inside the wheel)."""
 
+# uproot's and awkward's own annotations are unions of everything a file or an array may hold.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import io
@@ -46,7 +49,9 @@ def kinematics(p4: ak.Array) -> ak.Array:
     return ak.zip({"pt": pt, "eta": np.arcsinh(p4.pz / pt), "phi": np.arctan2(p4.py, p4.px), "mass": mass})
 
 
-def cluster(offsets: NDArray[np.int64], candidates: NDArray[np.float64], radius: float, min_pt: float, most: int) -> Jets:
+def cluster(
+    offsets: NDArray[np.int64], candidates: NDArray[np.float64], radius: float, min_pt: float, most: int
+) -> Jets:
     """Anti-kT jets (0802.1189) above ``min_pt`` GeV, the ``most`` hardest of each event."""
     fastjet = _fastjet()
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, radius)

@@ -1,6 +1,5 @@
 """Crossings for the trigger: collisions piled up on towers, level-1 objects, in chunks like those of dijets."""
 
-# ruff: noqa: NPY002, PLR0917  (inside numba, np.random is its own generator per thread, seeded per crossing or collision; kernels take no keywords)
 from __future__ import annotations
 
 import math

@@ -1,5 +1,8 @@
 """NanoAOD-shaped ROOT files: names, types and trees of NanoAOD, so that nothing downstream knows who made them."""
 
+# uproot's and awkward's own annotations are unions of everything a file or an array may hold.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -32,7 +35,8 @@ def truncate(values: NDArray[Any], bits: int = MANTISSA_BITS) -> NDArray[np.floa
 def collection(counts: NDArray[Any], **columns: NDArray[Any]) -> ak.Array:
     """A jagged collection from flat columns."""
     parts = {
-        name: ak.unflatten(v.astype(np.float32) if v.dtype.kind == "f" else v, counts) for name, v in columns.items()
+        name: ak.unflatten(v.astype(np.float32) if v.dtype.kind == "f" else v, counts)
+        for name, v in columns.items()
     }
     return ak.zip(parts)
 
@@ -73,7 +77,11 @@ EMPTY: dict[str, tuple[str, ...]] = {
 def _dtype(name: str) -> np.dtype[Any]:
     if "Idx" in name:
         return np.dtype(np.int16)
-    return np.dtype({"charge": np.int32, "pdgId": np.int32, "status": np.int32, "statusFlags": np.uint16}.get(name, np.float32))
+    return np.dtype(
+        {"charge": np.int32, "pdgId": np.int32, "status": np.int32, "statusFlags": np.uint16}.get(
+            name, np.float32
+        )
+    )
 
 
 def complete(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +96,9 @@ def complete(columns: Mapping[str, Any]) -> dict[str, Any]:
         else:
             counts = ak.num(out[name][out[name].fields[0]])
             total = int(ak.sum(counts))
-            missing = {f: np.full(total, -1, np.int16) for f in fields if "Idx" in f and f not in out[name].fields}
+            missing = {
+                f: np.full(total, -1, np.int16) for f in fields if "Idx" in f and f not in out[name].fields
+            }
             have = {f: out[name][f] for f in out[name].fields}
             out[name] = ak.zip({**have, **{f: ak.unflatten(v, counts) for f, v in missing.items()}})
     return out

@@ -5,7 +5,6 @@ bias with a hard scatter above `HARD_PT_HAT` is taken out of the soft pool and c
 flat in pT-hat with weights: without it the few hard collisions of a soft pool would repeat in many crossings.
 """
 
-# ruff: noqa: NPY002, PLR0917  (inside numba, np.random is its own generator per thread, seeded per crossing or collision; kernels take no keywords)
 from __future__ import annotations
 
 import math

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from elsewhere.config import load_config
 from elsewhere.errors import ConfigError
 from elsewhere.events import Window
@@ -17,7 +16,9 @@ def test_every_shipped_configuration_is_valid(path):
 
 
 def test_windows_are_the_asked_ones():
-    windows = load_config(DIJET, ["hunt.windows.first=3300.0", "hunt.windows.last=3700.0"]).hunt.windows.windows()
+    windows = load_config(
+        DIJET, ["hunt.windows.first=3300.0", "hunt.windows.last=3700.0"]
+    ).hunt.windows.windows()
     assert windows == [Window(3100, 3500), Window(3300, 3700), Window(3500, 3900)]
 
 

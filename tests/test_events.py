@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-
 from elsewhere.errors import FeatureError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet, Window, fold_of, identity_hash
 
-FEATURES = FeatureSet("toy", (Column("a", "GeV", "first"), Column("b", "", "second")), Column("m", "GeV", "mass"))
+FEATURES = FeatureSet(
+    "toy", (Column("a", "GeV", "first"), Column("b", "", "second")), Column("m", "GeV", "mass")
+)
 
 
 def identity(n, **keys):

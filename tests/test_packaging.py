@@ -29,7 +29,9 @@ def test_every_dependency_says_why():
     unexplained = [
         line
         for line in block.splitlines()
-        if line.strip().startswith('"') and "#" not in line and not line.strip().startswith(('"numpy', '"pytest'))
+        if line.strip().startswith('"')
+        and "#" not in line
+        and not line.strip().startswith(('"numpy', '"pytest'))
     ]
     assert unexplained == []
 
@@ -66,6 +68,8 @@ def test_the_wheel_holds_every_module_and_they_import(tmp_path):
         f"for m in {modules!r}:\n    importlib.import_module(m)\n"
         "import elsewhere; print(elsewhere.__file__)"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "site") in done.stdout

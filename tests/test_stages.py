@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from elsewhere.config import load_config
 from elsewhere.stages import Reporter, Search, Stage, plan, run_stages
 from elsewhere.workspace import Workspace, write_json
@@ -57,7 +56,7 @@ def test_a_change_runs_its_stage_and_those_after_it(made):
 
 
 def test_a_lost_output_is_made_again(made):
-    search, stages, state = made
+    search, stages, _ = made
     run_stages(search, stages, ["a", "b"], Reporter())
     search.space.path("b.json").unlink()
     assert names(plan(search, stages)) == ["b", "c"]

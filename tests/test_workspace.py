@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-
 from elsewhere.errors import InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.workspace import (
@@ -17,7 +16,9 @@ from elsewhere.workspace import (
     write_json,
 )
 
-FEATURES = FeatureSet("toy", (Column("a", "GeV", "first"),), Column("m", "GeV", "mass"), (Column("k", "", "kept"),))
+FEATURES = FeatureSet(
+    "toy", (Column("a", "GeV", "first"),), Column("m", "GeV", "mass"), (Column("k", "", "kept"),)
+)
 
 
 def chunk(n=5, first=0):
@@ -26,7 +27,9 @@ def chunk(n=5, first=0):
     identity["file_hi"] = 2**63 + 1
     rng = np.random.default_rng(first)
     events = Events(rng.random((n, 1), np.float32), rng.random(n), rng.normal(size=n), identity, FEATURES)
-    return Chunk(events, {"k": np.arange(n)}, {"s": rng.random(n)}, {"start": first, "n_in": n}, {"h": [1, 2]})
+    return Chunk(
+        events, {"k": np.arange(n)}, {"s": rng.random(n)}, {"start": first, "n_in": n}, {"h": [1, 2]}
+    )
 
 
 def test_a_chunk_comes_back_bit_for_bit(tmp_path):
@@ -54,9 +57,14 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match="Out of range float"):
         write_json(path, {"p": float("nan")})
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def die_half_way():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        die_half_way()
     assert list(tmp_path.iterdir()) == []
 
 
