@@ -19,6 +19,7 @@ from .analysis.plots import (
     plot_roc,
     plot_scores,
     plot_training,
+    score_edges,
 )
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
 from .models.store import record_of

@@ -11,6 +11,7 @@ from .plots_events import (
     plot_features,
     plot_scores,
     plot_training,
+    score_edges,
 )
 from .plots_hunt import (
     GlobalP,
