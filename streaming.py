@@ -54,7 +54,8 @@ def inputs_of(search: Search) -> dict[str, list[FileRecord]]:
         paths = {name: _paths(search, name, d) for name, d in search.config.events.datasets.items()}
         if search.config.events.fileset is not None:
             paths.update(read_fileset(search.source / search.config.events.fileset))
-        _seen[key] = preflight(paths, features_of(search))
+        by_entry = [n for n, d in search.config.events.datasets.items() if d.identity == "entry"]
+        _seen[key] = preflight(paths, features_of(search), by_entry)
     return _seen[key]
 
 
@@ -78,7 +79,7 @@ def scales(search: Search, found: dict[str, list[FileRecord]]) -> dict[str, floa
 
 
 def _inputs(search: Search) -> Any:
-    files = {n: [(r.uuid, r.entries, r.size) for r in rs] for n, rs in inputs_of(search).items()}
+    files = {n: [(r.uuid, r.entries, r.size, r.by_entry) for r in rs] for n, rs in inputs_of(search).items()}
     events = search.config.events
     asked = {n: d.cross_section_pb for n, d in events.datasets.items()}
     return [

@@ -48,7 +48,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work: an entry range of one file, and the factor for its simulated weights."""
+    """One piece of work: an entry range of one file, and the factor for its simulated weights.
+
+    ``by_entry``: the file has no run, luminosityBlock, event, and an event is known by its file and entry number.
+    """
 
     dataset: str
     path: str
@@ -56,6 +59,7 @@ class Unit:
     start: int
     stop: int
     scale: float = 1.0
+    by_entry: bool = False
 
 
 def mass_axis(features: FeatureSet) -> hist.axis.Regular:
@@ -135,20 +139,24 @@ def _fill(recipe: Recipe, events: Events, scores: Mapping[str, NDArray[np.float6
     return [np.asarray(view.value)[:cuts].tolist(), np.asarray(view.variance)[:cuts].tolist()]
 
 
-def identity_rows(columns: Columns, uuid: str) -> NDArray[np.void]:
-    """Identity of every row of one file's columns, shape (n,)."""
+def identity_rows(columns: Columns, unit: Unit, n: int) -> NDArray[np.void]:
+    """Identity of every row of a unit, shape (n,): the branches, or the UUID in two parts and the entry number."""
+    file = UUID(unit.uuid)
+    if unit.by_entry:
+        halves = (np.full(n, file.int >> shift & 0xFFFFFFFF) for shift in (96, 0))
+        return make_identity(*halves, np.arange(unit.start, unit.start + n), file)
     run, block, event = (np.asarray(columns[b]) for b in IDENTITY_BRANCHES)
-    return make_identity(run, block, event, UUID(uuid))
+    return make_identity(run, block, event, file)
 
 
 def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
     """Everything that happens to the columns of one unit; counts and hash sum make its ledger row."""
-    n = len(columns["event"])
+    n = len(next(iter(columns.values())))
     if n != unit.stop - unit.start:
         raise IncompleteError(f"{unit.path}: entries {unit.start}-{unit.stop} gave {n} events")
     computed = recipe.features.compute(columns)
     keep = computed.kept(n)
-    identity = identity_rows(columns, unit.uuid)
+    identity = identity_rows(columns, unit, n)
     weight = event_weights(columns, n, unit.scale)
     events = Events(computed.x, computed.mass, weight[keep], identity[keep], recipe.features.features)
     _check_finite(events, unit)

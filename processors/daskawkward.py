@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import cloudpickle
 import numpy as np
 
 from ..workspace import write_chunk
@@ -19,10 +20,10 @@ from .features import Features
 from .preflight import FileRecord
 from .reading import wanted_branches
 from .report import StreamReport
-from .stream import process, unit_path
+from .stream import do_unit, pack, process, unit_path
 
 
-def _finish(events: ak.Array, recipe: Recipe, unit: Unit, out: str, kind: str) -> ak.Array:
+def _finish(events: ak.Array, unit: Unit, packed: bytes, out: str, kind: str) -> ak.Array:
     """Partition to chunk, on a worker; returns one row: the number of events. The typetracer pass writes nothing."""
     if ak.backend(events) == "typetracer":
         for name in events.fields:
@@ -31,7 +32,7 @@ def _finish(events: ak.Array, recipe: Recipe, unit: Unit, out: str, kind: str) -
     columns = {
         n: np.asarray(ak.to_numpy(events[n])) if events[n].ndim == 1 else events[n] for n in events.fields
     }
-    write_chunk(unit_path(Path(out), kind, unit), finish_unit(columns, recipe, unit))
+    write_chunk(unit_path(Path(out), kind, unit), finish_unit(columns, cloudpickle.loads(packed), unit))
     return ak.Array(np.array([len(events)], dtype=np.int64))
 
 
@@ -40,7 +41,7 @@ def _lazy(unit: Unit, features: Features) -> Any:
     import uproot
 
     with uproot.open(unit.path) as file:
-        branches = wanted_branches(features, set(file["Events"].keys(recursive=False)))
+        branches = wanted_branches(features, set(file["Events"].keys(recursive=False)), unit.by_entry)
     where = {unit.path: {"object_path": "Events", "steps": [[unit.start, unit.stop]]}}
     return uproot.dask(where, filter_name=lambda name: name in branches, open_files=True)
 
@@ -54,10 +55,11 @@ def run_dask_awkward(
 
     todo = [(u, *rest) for u, *rest in jobs if u.stop > u.start]
     for unit, recipe, out, kind in (job for job in jobs if job[0].stop == job[0].start):
-        from .stream import do_unit
-
         yield unit, do_unit(unit, recipe, out, kind)
-    lazy = [dak.map_partitions(_finish, _lazy(u, r.features), r, u, out, kind) for u, r, out, kind in todo]
+    lazy = [
+        dak.map_partitions(_finish, _lazy(job[0], job[1].features), *packed)
+        for job, packed in zip(todo, pack(todo), strict=True)
+    ]
     if not lazy:
         return
     if scheduler in ("loop", "processes"):

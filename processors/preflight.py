@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class FileRecord:
     size: int
     sum_genweight: float | None
     gen_events: int | None
+    by_entry: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -66,14 +67,21 @@ def stored_end(path: Path) -> tuple[int, int]:
     return end, size
 
 
-def _check_branches(tree: Any, features: Features) -> None:
+def _check_branches(tree: Any, features: Features, by_entry: bool) -> None:
     available = set(tree.keys(recursive=False))
-    missing = [b for b in (*IDENTITY_BRANCHES, *features.branches) if b not in available]
+    identity = () if by_entry else IDENTITY_BRANCHES
+    missing = [b for b in features.branches if b not in available]
     if missing:
         raise InputError(
             f"has no branch {', '.join(missing)} (feature set '{features.features.name}' needs {len(features.branches)})"
         )
-    for name in (*IDENTITY_BRANCHES, *features.branches):
+    unknown = [b for b in identity if b not in available]
+    if unknown:
+        raise InputError(
+            f"has no branch {', '.join(unknown)}, by which events are told apart and divided into folds; if its events "
+            "have no such numbers, give its dataset 'identity: entry'"
+        )
+    for name in (*identity, *features.branches):
         kind = str(tree[name].typename)
         plain, jagged = kind.removesuffix("[]"), kind.endswith("[]")
         wants = name.split("_")[0] in COLLECTIONS
@@ -92,7 +100,7 @@ def _runs(file: Any) -> tuple[float | None, int | None]:
     return float(runs["genEventSumw"].sum()), int(runs["genEventCount"].sum())
 
 
-def check_file(path: str, features: Features) -> FileRecord:
+def check_file(path: str, features: Features, by_entry: bool = False) -> FileRecord:
     """Check one file; raises `InputError` whose text continues "PATH ..."."""
     import uproot
 
@@ -114,9 +122,9 @@ def check_file(path: str, features: Features) -> FileRecord:
                     f"has no tree Events, so it is not NanoAOD; it has {', '.join(trees) or 'no tree'}"
                 )
             tree = file["Events"]
-            _check_branches(tree, features)
+            _check_branches(tree, features, by_entry)
             total, events = _runs(file)
-            return FileRecord(path, str(file.file.uuid), int(tree.num_entries), size, total, events)
+            return FileRecord(path, str(file.file.uuid), int(tree.num_entries), size, total, events, by_entry)
     except InputError:
         raise
     except Exception as error:  # a damaged file can raise anything; it is named, not hidden
@@ -143,15 +151,20 @@ def _same_file(records: Sequence[tuple[str, FileRecord]]) -> Iterator[str]:
         contents[content] = f"{record.path} ({dataset})"
 
 
-def preflight(paths: Mapping[str, Sequence[str]], features: Features) -> dict[str, list[FileRecord]]:
-    """Check every file of every dataset; raises one `InputError` that lists all problems, or returns the records."""
+def preflight(
+    paths: Mapping[str, Sequence[str]], features: Features, by_entry: Collection[str] = ()
+) -> dict[str, list[FileRecord]]:
+    """Check every file of every dataset; raises one `InputError` that lists all problems, or returns the records.
+
+    ``by_entry``: the datasets whose events have no run, luminosityBlock and event and are known by their entry number.
+    """
     problems: list[str] = []
     found: dict[str, list[FileRecord]] = {}
     for dataset, files in paths.items():
         found[dataset] = []
         for path in files:
             try:
-                found[dataset].append(check_file(path, features))
+                found[dataset].append(check_file(path, features, dataset in by_entry))
             except InputError as error:
                 problems.append(f"{path} {error}")
     problems += _same_file([(d, r) for d, rs in found.items() for r in rs])

@@ -34,10 +34,10 @@ def open_tree(path: str, uuid: str) -> Any:
     return file["Events"]
 
 
-def wanted_branches(features: Features, available: set[str]) -> list[str]:
+def wanted_branches(features: Features, available: set[str], by_entry: bool = False) -> list[str]:
     """Branches to read from a file that has ``available``: identity, weight, required, and the optional ones there."""
     extra = [b for b in ("genWeight", *features.optional) if b in available]
-    return [*IDENTITY_BRANCHES, *features.branches, *extra]
+    return [*(() if by_entry else IDENTITY_BRANCHES), *features.branches, *extra]
 
 
 def read_columns(unit: Unit, features: Features) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def read_columns(unit: Unit, features: Features) -> dict[str, Any]:
     """
     try:
         tree = open_tree(unit.path, unit.uuid)
-        branches = wanted_branches(features, set(tree.keys(recursive=False)))
+        branches = wanted_branches(features, set(tree.keys(recursive=False)), unit.by_entry)
         raw = tree.arrays(branches, entry_start=unit.start, entry_stop=unit.stop, library="ak", how=dict)
     except InputError:
         raise

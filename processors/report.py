@@ -69,15 +69,26 @@ class StreamReport:
 def close_ledger(
     ledgers: Sequence[Mapping[str, Any]], units: Sequence[Unit], entries: Mapping[str, int]
 ) -> None:
-    """Raise `IncompleteError` unless the ranges of every file tile its entries exactly, each counted once."""
-    ranges: dict[str, list[tuple[int, int]]] = {u.uuid: [] for u in units}
+    """Raise `IncompleteError` unless every unit has its row and the rows tile every file's entries."""
+    missing = {u.uuid: u.path for u in units}
+    for row in ledgers:
+        missing.pop(row["uuid"], None)
+    if missing:
+        raise IncompleteError(f"{next(iter(missing.values()))}: no entry was counted")
+    check_tiling(ledgers, entries)
+
+
+def check_tiling(ledgers: Sequence[Mapping[str, Any]], entries: Mapping[str, int]) -> None:
+    """Raise `IncompleteError` unless the ranges of every file (by UUID) tile its entries, each counted once."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    names: dict[str, str] = {}
     for row in ledgers:
         if row["n_in"] != row["stop"] - row["start"]:
             raise IncompleteError(
                 f"{row['path']}: entries {row['start']}-{row['stop']} counted {row['n_in']} events"
             )
-        ranges[row["uuid"]].append((row["start"], row["stop"]))
-    names = {u.uuid: u.path for u in units}
+        ranges.setdefault(row["uuid"], []).append((row["start"], row["stop"]))
+        names[row["uuid"]] = row["path"]
     for uuid, found in ranges.items():
         at = 0
         for start, stop in sorted(found):

@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
 from ..errors import ElsewhereError, InputError
 from ..workspace import chunk_name, read_chunk_meta, write_chunk
 from .core import Recipe, Unit, finish_unit
@@ -43,7 +45,8 @@ def split(files: Mapping[str, Sequence[FileRecord]], chunk: int, scales: Mapping
         for record in records:
             for start in range(0, max(record.entries, 1), chunk):
                 stop = min(start + chunk, record.entries)
-                units.append(Unit(dataset, record.path, record.uuid, start, stop, scales.get(dataset, 1.0)))
+                factor = scales.get(dataset, 1.0)
+                units.append(Unit(dataset, record.path, record.uuid, start, stop, factor, record.by_entry))
     return units
 
 
@@ -69,6 +72,22 @@ def do_unit(unit: Unit, recipe: Recipe, out: str, kind: str) -> float:
         raise InputError(f"{unit.path}: never read")
     write_chunk(unit_path(Path(out), kind, unit), finish_unit(columns, recipe, unit))
     return time.process_time() - cpu
+
+
+def pack(jobs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The jobs as other processes can take them: a recipe may hold functions of a user's own file, not importable there.
+
+    Each recipe is packed once, however many jobs share it.
+    """
+    packed: dict[int, bytes] = {}
+    for _, recipe, *_ in jobs:
+        packed.setdefault(id(recipe), cloudpickle.dumps(recipe))
+    return [(unit, packed[id(recipe)], *rest) for unit, recipe, *rest in jobs]
+
+
+def do_packed(unit: Unit, recipe: bytes, out: str, kind: str) -> float:
+    """`do_unit` for a job of `pack`, on a worker."""
+    return do_unit(unit, cloudpickle.loads(recipe), out, kind)
 
 
 def is_done(path: Path, key: str) -> bool:
@@ -100,7 +119,7 @@ def _loop(jobs: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Unit, float]]:
 
 def _processes(jobs: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[Unit, float]]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(do_unit, *job): job[0] for job in jobs}
+        futures = {pool.submit(do_packed, *job): job[0] for job in pack(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
@@ -110,7 +129,9 @@ def _dask(jobs: Sequence[tuple[Any, ...]], scheduler: str, workers: int) -> Iter
     from distributed import as_completed as dask_completed
 
     with dask_client(scheduler, workers) as client:
-        futures = {client.submit(do_unit, *job, pure=False, retries=RETRIES): job[0] for job in jobs}
+        futures = {
+            client.submit(do_packed, *job, pure=False, retries=RETRIES): job[0] for job in pack(jobs)
+        }
         for future in dask_completed(futures):
             unit = futures[future]
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ElsewhereError, IncompleteError
 from ..workspace import read_chunk, read_chunk_meta
-from .core import IDENTITY_BRANCHES, identity_rows
+from .core import IDENTITY_BRANCHES, Unit, identity_rows
 from .preflight import FileRecord
 from .reading import open_tree
 from .report import close_ledger
@@ -49,8 +49,10 @@ def _hash_of_file(record: FileRecord, start: int, stop: int) -> int:
     from ..events import identity_hash
 
     tree = open_tree(record.path, record.uuid)
-    raw = tree.arrays(list(IDENTITY_BRANCHES), entry_start=start, entry_stop=stop, library="np")
-    identity = identity_rows(raw, record.uuid)
+    branches = [] if record.by_entry else list(IDENTITY_BRANCHES)
+    raw = tree.arrays(branches, entry_start=start, entry_stop=stop, library="np") if branches else {}
+    unit = Unit("", record.path, record.uuid, start, stop, by_entry=record.by_entry)
+    identity = identity_rows(raw, unit, min(stop, int(tree.num_entries)) - start)
     with np.errstate(over="ignore"):
         return int(identity_hash(identity).sum(dtype=np.uint64))
 
