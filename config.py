@@ -35,7 +35,8 @@ class Dataset(Section):
         0, description="hide this many of the dataset's events in the data (signal only)"
     )
     identity: Literal["branches", "entry"] = Field(
-        "branches", description="entry: the files have no run, luminosityBlock, event; never split or merge them"
+        "branches",
+        description="entry: the files have no run, luminosityBlock, event; never split or merge them",
     )
     cross_section_pb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="with events.luminosity_fb: scales simulated weights to the luminosity"

@@ -100,7 +100,7 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
         f"Local p-values of every window and cut with delta_sys inside, and the global one: {o['exceeding']:,} of "
         f"{o['toys']:,} toys, which repeat the scan over all windows and cuts with every fit, reach the largest local Z "
         f"of {o['z_max']:.2f}; {o['failed']} toys had a failed fit and count as reaching it. Gross-Vitells beside it: "
-        f"{o['gross_vitells']:.2g}. delta_sys is the median bias on the windows that do not overlap.",
+        f"{o['gross_vitells']:.2g}. delta_sys is the bias of the windows that overlap neither this one nor the one of largest excess.",
         figures=[
             ReportFigure("scan", plot_scan(curves, _overall(found), label=label), "Local p-value against mass.", o),
             ReportFigure(

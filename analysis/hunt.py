@@ -1,9 +1,11 @@
 """The hunt: every window and cut fitted, its bias measured on the other windows, and a global p-value by toys.
 
 The scan is CWoLa hunting's (1902.02634): a window's spectrum after the cut on its own classifier is fitted outside the
-window; n seen inside is compared with b +- s expected. delta_sys (2411.00085) is the classifier's bias: the median of
-(n - b) / b over the windows that do not overlap this one, at the same cut; b becomes b (1 + delta) with an added
-uncertainty of |delta| b. The global p-value counts every window and cut.
+window; n seen inside is compared with b +- s expected. delta_sys (2411.00085) is the classifier's bias: (n - b) / b of
+other windows added up, at the same cut; b becomes b (1 + delta) with an added uncertainty of |delta| b and of delta's
+own statistical error. Signal-free are the windows that overlap neither this one nor the one of largest excess. The
+published average gives every window the same weight, which at a few events per window is mostly noise. The global
+p-value counts every window and cut.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WindowResult:
-    """One window and cut. ``b`` +- ``b_error`` from the masked fit; ``delta`` relative bias measured elsewhere;
-    ``z``, ``p_local`` with the bias inside; ``z_raw`` without it. ``expected``, ``error``, ``counts`` (bins,)."""
+    """One window and cut. ``b`` +- ``b_error`` from the masked fit; ``delta`` relative bias measured elsewhere
+    with its statistical ``delta_error``; ``z``, ``p_local`` with the bias inside; ``z_raw`` without it. ``expected``, ``error``, ``counts`` (bins,)."""
 
     window: Window
     cut: float
@@ -35,6 +37,7 @@ class WindowResult:
     b: float
     b_error: float
     delta: float
+    delta_error: float
     z_raw: float
     z: float
     p_local: float
@@ -62,14 +65,23 @@ class HuntResult:
     failed: tuple[str, ...]
 
 
-def bias_of(windows: Sequence[Window], ratio: Array) -> Array:
-    """delta of every window, (windows,): the median of the other, not overlapping windows' (n - b) / b; 0 if none."""
-    out = np.zeros(len(windows))
-    for i, w in enumerate(windows):
-        apart = [j for j, o in enumerate(windows) if o.high <= w.low or o.low >= w.high]
-        good = ratio[apart][np.isfinite(ratio[apart])]
-        out[i] = np.median(good) if len(good) else 0.0
-    return out
+def separate(windows: Sequence[Window]) -> NDArray[np.bool_]:
+    """Which pairs of windows share no mass, (windows, windows)."""
+    return np.array([[o.high <= w.low or o.low >= w.high for o in windows] for w in windows])
+
+
+def bias_of(apart: NDArray[np.bool_], n: Array, b: Array, s: Array) -> tuple[Array, Array]:
+    """(delta, its statistical error) of every window, (windows,) each: sum n / sum b - 1 of the windows ``apart`` from it
+    and from that of the largest uncorrected excess; (0, 0) if there are none. Windows without a fit are nan."""
+    good = np.isfinite(b) & (b > 0)
+    raw = np.array([signed_z(*one) if fine else -np.inf for *one, fine in zip(n, b, s, good, strict=True)])
+    delta, error = np.zeros((2, len(n)))
+    for i, others in enumerate(apart & good & apart[np.argmax(raw)]):
+        total = b[others].sum()
+        if others.any():
+            delta[i] = n[others].sum() / total - 1
+            error[i] = np.sqrt(total + (s[others] ** 2).sum()) / total
+    return delta, error
 
 
 def _fit_window(
@@ -88,7 +100,7 @@ def scan(
     """Every window and cut, in order of window then cut, and the fits that failed (named, not dropped in silence)."""
     cuts = spectra[0].cuts
     found: dict[tuple[int, int], tuple[Fit, float, float, float]] = {}
-    failed = []
+    failed, apart = [], separate(windows)
     for i, (window, one) in enumerate(zip(windows, spectra, strict=True)):
         for c, counts in enumerate(one.counts):
             try:
@@ -100,45 +112,28 @@ def scan(
             found[i, c] = (fit, float(counts[inside].sum()), b, s)
     out = []
     for c, cut in enumerate(cuts):
-        ratio = np.array(
-            [
-                (found[i, c][1] / found[i, c][2] - 1) if (i, c) in found else np.nan
-                for i in range(len(windows))
-            ]
-        )
-        delta = bias_of(windows, ratio) if cut < 1 else np.zeros(len(windows))
+        n, b, s = np.full((3, len(windows)), np.nan)
+        for i in range(len(windows)):
+            if (i, c) in found:
+                _, n[i], b[i], s[i] = found[i, c]
+        delta, error = bias_of(apart, n, b, s) if cut < 1 else np.zeros((2, len(windows)))
         for i, window in enumerate(windows):
             if (i, c) not in found:
                 continue
-            fit, n, b, s = found[i, c]
-            z = corrected_z(n, b, s, delta[i])
-            out.append(
-                WindowResult(
-                    window,
-                    cut,
-                    n,
-                    b,
-                    s,
-                    float(delta[i]),
-                    float(signed_z(n, b, s)),
-                    z,
-                    p_of(z),
-                    fit.order,
-                    fit.half_deviance,
-                    fit.ndf,
-                    fit.p_value,
-                    spectra[i].counts[c],
-                    fit.expected,
-                    fit.error,
-                )
-            )
+            fit, counts = found[i, c][0], spectra[i].counts[c]
+            z = corrected_z(n[i], b[i], s[i], delta[i], error[i])
+            out.append(WindowResult(
+                window, cut, float(n[i]), float(b[i]), float(s[i]), float(delta[i]), float(error[i]),
+                float(signed_z(n[i], b[i], s[i])), z, p_of(z), fit.order, fit.half_deviance, fit.ndf, fit.p_value,
+                counts, fit.expected, fit.error,
+            ))  # fmt: skip
     return sorted(out, key=lambda r: (r.window.low, -r.cut)), failed
 
 
-def corrected_z(n: float, b: float, s: float, delta: float) -> float:
-    """Signed Z of n on b (1 + delta), the bias itself taken as uncertain by its own size."""
+def corrected_z(n: float, b: float, s: float, delta: float, error: float) -> float:
+    """Signed Z of n on b (1 + delta); the bias is uncertain by its own size and by its statistical ``error``."""
     scale = max(1.0 + delta, 1e-3)
-    return float(signed_z(n, b * scale, float(np.hypot(s * scale, delta * b))))
+    return float(signed_z(n, b * scale, float(np.hypot(s * scale, np.hypot(delta, error) * b))))
 
 
 def _peak(
@@ -212,8 +207,9 @@ def toy_input(
     slices[:, :-1] = np.maximum(expected[:, :-1] - expected[:, 1:], 0.0)
     centre = 0.5 * (edges[1:] + edges[:-1])
     inside = np.stack([w.contains(centre) for w in windows])
-    apart = np.array([[o.high <= w.low or o.low >= w.high for o in windows] for w in windows])
-    return ToyInput(edges, energy, slices, order, np.abs(delta), inside, apart, np.array(cuts) < 1)
+    return ToyInput(
+        edges, energy, slices, order, np.abs(delta), inside, separate(windows), np.array(cuts) < 1
+    )
 
 
 __all__ = ["HuntResult", "WindowResult", "bias_of", "corrected_z", "hunt", "scan", "z_of"]

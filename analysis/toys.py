@@ -62,9 +62,12 @@ class GlobalResult:
 @nb.njit(cache=True, nogil=True)
 def _scan_toy(
     counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_],
-    apart: NDArray[np.bool_], biased: NDArray[np.bool_], zs: Array,
+    apart: NDArray[np.bool_], biased: NDArray[np.bool_], bias: Array, zs: Array,
 ) -> bool:  # fmt: skip
-    """Z of every (window, cut) of one toy into ``zs``; False when a fit did not converge."""
+    """Z of every (window, cut) of one toy into ``zs``; False when a fit did not converge.
+
+    The bias is measured again in every toy; its uncertainty is the one assigned from the data, as it is for the data.
+    """
     windows, cuts, bins = counts.shape
     n, b, s = np.zeros((windows, cuts)), np.zeros((windows, cuts)), np.zeros((windows, cuts))
     none = np.zeros(bins)
@@ -95,35 +98,42 @@ def _scan_toy(
                 fisher[i, i] = fisher[i, i] * (1.0 + 1e-10) + 1e-12
             s[w, c] = np.sqrt(max(0.0, slope @ np.linalg.solve(fisher[:k, :k], slope)))
     for c in range(cuts):
+        top, candidate = -np.inf, 0
         for w in range(windows):
-            delta = 0.0
+            if biased[c] and b[w, c] > 0.0:
+                z = signed_z(n[w, c], b[w, c], s[w, c])
+                if z > top:
+                    top, candidate = z, w
+        for w in range(windows):
+            delta, error = 0.0, 0.0
             if biased[c]:
-                others = np.empty(windows)
-                m = 0
+                seen, fitted, variance = 0.0, 0.0, 0.0
                 for o in range(windows):
-                    if apart[w, o] and b[o, c] > 0.0:
-                        others[m] = n[o, c] / b[o, c] - 1.0
-                        m += 1
-                if m > 0:
-                    delta = np.median(others[:m])
+                    if apart[w, o] and apart[candidate, o] and b[o, c] > 0.0:
+                        seen += n[o, c]
+                        fitted += b[o, c]
+                        variance += b[o, c] + s[o, c] ** 2
+                if fitted > 0.0:
+                    delta, error = seen / fitted - 1.0, np.sqrt(variance) / fitted
             scale = max(1.0 + delta, 1e-3)
             zs[w, c] = -np.inf
             if b[w, c] > 0.0:
-                zs[w, c] = signed_z(n[w, c], b[w, c] * scale, np.hypot(s[w, c] * scale, delta * b[w, c]))
+                width = np.hypot(s[w, c] * scale, np.hypot(bias[w, c], error) * b[w, c])
+                zs[w, c] = signed_z(n[w, c], b[w, c] * scale, width)
     return True
 
 
 @nb.njit(cache=True, nogil=True)
 def _scan_block(
     counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_],
-    apart: NDArray[np.bool_], biased: NDArray[np.bool_], level: float,
+    apart: NDArray[np.bool_], biased: NDArray[np.bool_], bias: Array, level: float,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Largest Z (toys,), infinite for a failed toy, and upcrossings of ``level`` along the windows (toys,)."""
     toys, windows, cuts, _ = counts.shape
     best, crossings = np.empty(toys), np.zeros(toys)
     zs = np.empty((windows, cuts))
     for t in range(toys):
-        if not _scan_toy(counts[t], phis, logws, order, inside, apart, biased, zs):
+        if not _scan_toy(counts[t], phis, logws, order, inside, apart, biased, bias, zs):
             best[t] = np.inf
             continue
         best[t] = zs.max()
@@ -136,7 +146,8 @@ def _scan_block(
 
 
 def throw(given: ToyInput, seed: int, block: int, toys: int) -> Array:
-    """Nested counts (toys, windows, cuts, bins) of one block: slices thrown apart and added up, bias varied inside.
+    """Nested counts (toys, windows, cuts, bins) of one block: slices thrown apart and added up, and inside every window
+    a bias of its own, Gaussian with the size assigned from the data.
 
     Windows are thrown independently although they share events: every window has a classifier of its own, which makes
     its events after the cut nearly independent, and before the cut it is conservative.
@@ -157,7 +168,7 @@ def toy_maxima(
     phis = np.zeros((MAX_ORDER + 1, *full.phi.shape))
     for order in np.unique(given.order[given.order > 0]):
         phis[order, :, :, : order + 1] = basis(given.edges, int(order), given.energy).phi
-    rest = (phis, full.logw, given.order, given.inside, given.apart, given.biased, GV_LEVEL)
+    rest = (phis, full.logw, given.order, given.inside, given.apart, given.biased, given.bias, GV_LEVEL)
     blocks = -(-toys // BLOCK)
 
     def one(block: int) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 
 from ..workspace import write_chunk
-from .core import Recipe, Unit, finish_unit
+from .core import Unit, finish_unit
 from .environment import dask_client
 from .features import Features
 from .preflight import FileRecord

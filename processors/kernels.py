@@ -1,4 +1,4 @@
-"""The hot loops: offsets and contents in, feature rows out. `reference` has the same in plain NumPy, for the tests."""
+"""The hot loops: offsets and contents in, feature rows out. The tests hold them against loops over plain Python lists."""
 
 from __future__ import annotations
 

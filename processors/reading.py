@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
 import zlib
 from functools import lru_cache
 from typing import Any
 
 import awkward as ak
+import cramjam
 import numpy as np
 
 from ..errors import InputError
@@ -20,7 +22,10 @@ from .features import Features
 #: Opening a 1,500-branch file costs most of a second of CPU, so every process keeps its last trees open.
 OPEN_TREES = 16
 #: What a damaged file raises while it is read; retrying does not help. OSError is left out: it may pass.
-DATA_ERRORS = (zlib.error, ValueError, KeyError, struct.error, RuntimeError, IndexError, TypeError)
+DATA_ERRORS = (
+    zlib.error, lzma.LZMAError, cramjam.DecompressionError, struct.error, ValueError, KeyError, RuntimeError, IndexError,
+    TypeError,
+)  # fmt: skip
 
 
 @lru_cache(maxsize=OPEN_TREES)

@@ -129,9 +129,7 @@ def _dask(jobs: Sequence[tuple[Any, ...]], scheduler: str, workers: int) -> Iter
     from distributed import as_completed as dask_completed
 
     with dask_client(scheduler, workers) as client:
-        futures = {
-            client.submit(do_packed, *job, pure=False, retries=RETRIES): job[0] for job in pack(jobs)
-        }
+        futures = {client.submit(do_packed, *job, pure=False, retries=RETRIES): job[0] for job in pack(jobs)}
         for future in dask_completed(futures):
             unit = futures[future]
             try:
