@@ -158,7 +158,8 @@ def check(search: Path, overrides: tuple[str, ...], test: bool, dry_run: bool) -
     for row in found.datasets:
         table.add_row(row.name, row.role, str(row.files), f"{row.entries:,}")
     columns = Table("column", "unit", "meaning", title=f"feature set '{found.features.name}'")
-    for column in found.features.columns:
+    features = found.features
+    for column in (*features.columns, *((features.mass,) if features.mass else ()), *features.extras):
         columns.add_row(column.name, column.unit, column.meaning)
     console = _console()
     console.print(table)

@@ -130,6 +130,8 @@ def words(found: dict[str, Any]) -> tuple[str, str]:
     if overall["p_high"] < p_of(3.0):
         mass = found["peak"]["position"] if found["peak"] else centre
         verdict = f"excess at {mass:.0f} GeV"
+    elif overall["bound"]:
+        verdict = "too few toys to decide"
     else:
         verdict = "nothing found"
     return quoted, verdict

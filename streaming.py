@@ -7,7 +7,7 @@ from typing import Any
 
 from .config import Dataset, SearchConfig
 from .errors import ConfigError
-from .processors.features import Features, load_features
+from .processors.features import Features, definition_digest, load_features
 from .processors.fileset import discover, read_fileset
 from .processors.preflight import FileRecord, preflight
 from .processors.stream import process
@@ -84,7 +84,7 @@ def _inputs(search: Search) -> Any:
     asked = {n: d.cross_section_pb for n, d in events.datasets.items()}
     return [
         files,
-        features_of(search).features.digest,
+        definition_digest(features_of(search)),
         events.chunk,
         events.mode,
         asked,

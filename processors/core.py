@@ -143,10 +143,10 @@ def identity_rows(columns: Columns, unit: Unit, n: int) -> NDArray[np.void]:
     """Identity of every row of a unit, shape (n,): the branches, or the UUID in two parts and the entry number."""
     file = UUID(unit.uuid)
     if unit.by_entry:
-        halves = (np.full(n, file.int >> shift & 0xFFFFFFFF) for shift in (96, 0))
-        return make_identity(*halves, np.arange(unit.start, unit.start + n), file)
-    run, block, event = (np.asarray(columns[b]) for b in IDENTITY_BRANCHES)
-    return make_identity(run, block, event, file)
+        first, second = (np.full(n, file.int >> shift & 0xFFFFFFFF) for shift in (96, 0))
+        return make_identity(first, second, np.arange(unit.start, unit.start + n), file)
+    branches = [np.asarray(columns[b]) for b in IDENTITY_BRANCHES]
+    return make_identity(branches[0], branches[1], branches[2], file)
 
 
 def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:

@@ -18,7 +18,7 @@ from .core import Unit, finish_unit
 from .environment import dask_client
 from .features import Features
 from .preflight import FileRecord
-from .reading import wanted_branches
+from .reading import open_tree, wanted_branches
 from .report import StreamReport
 from .stream import do_unit, pack, process, unit_path
 
@@ -36,13 +36,14 @@ def _finish(events: ak.Array, unit: Unit, packed: bytes, out: str, kind: str) ->
     return ak.Array(np.array([len(events)], dtype=np.int64))
 
 
-def _lazy(unit: Unit, features: Features) -> Any:
-    """The unit as a lazy awkward array of one partition."""
+def _lazy(units: Sequence[Unit], features: Features) -> Any:
+    """The units of one file as a lazy awkward array, one partition each."""
     import uproot
 
-    with uproot.open(unit.path) as file:
-        branches = wanted_branches(features, set(file["Events"].keys(recursive=False)), unit.by_entry)
-    where = {unit.path: {"object_path": "Events", "steps": [[unit.start, unit.stop]]}}
+    first = units[0]
+    available = set(open_tree(first.path, first.uuid).keys(recursive=False))
+    branches = set(wanted_branches(features, available, first.by_entry))
+    where = {first.path: {"object_path": "Events", "steps": [[u.start, u.stop] for u in units]}}
     return uproot.dask(where, filter_name=lambda name: name in branches, open_files=True)
 
 
@@ -53,13 +54,19 @@ def run_dask_awkward(
     import dask
     import dask_awkward as dak
 
-    todo = [(u, *rest) for u, *rest in jobs if u.stop > u.start]
-    for unit, recipe, out, kind in (job for job in jobs if job[0].stop == job[0].start):
-        yield unit, do_unit(unit, recipe, out, kind)
-    lazy = [
-        dak.map_partitions(_finish, _lazy(job[0], job[1].features), *packed)
-        for job, packed in zip(todo, pack(todo), strict=True)
-    ]
+    files: dict[str, list[tuple[Any, ...]]] = {}
+    for job in jobs:
+        unit = job[0]
+        if unit.stop == unit.start:
+            yield unit, do_unit(*job)
+        else:
+            files.setdefault(unit.uuid, []).append(job)
+    lazy = []
+    for mine in files.values():
+        whole = _lazy([job[0] for job in mine], mine[0][1].features)
+        lazy += [
+            dak.map_partitions(_finish, whole.partitions[i], *packed) for i, packed in enumerate(pack(mine))
+        ]
     if not lazy:
         return
     if scheduler in ("loop", "processes"):
@@ -67,7 +74,7 @@ def run_dask_awkward(
     else:
         with dask_client(scheduler, workers):
             dask.compute(*lazy)
-    yield from ((job[0], 0.0) for job in todo)
+    yield from ((job[0], 0.0) for mine in files.values() for job in mine)
 
 
 def process_dask_awkward(

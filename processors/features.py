@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, FeatureError
 from ..events import Column, FeatureSet
+from ..workspace import digest
 from .kernels import dijet_kernel, leading_kernel
 
 Columns = Mapping[str, Any]
@@ -269,6 +270,19 @@ def load_features(name: str, folder: Path | None = None) -> Features:
     if not isinstance(found, Features):
         raise ConfigError(f"events.features: {name} is not a feature definition (see FunctionFeatures)")
     return found
+
+
+def definition_digest(features: Features) -> str:
+    """sha256 that changes with the columns, the branches and, for a user's own definition, the text of its module."""
+    one: Any = features
+    author = features.function if isinstance(features, FunctionFeatures) else type(features)
+    module = sys.modules.get(author.__module__)
+    path = getattr(module, "__file__", None)
+    ours = author.__module__.startswith(__name__.partition(".")[0] + ".")
+    text = "" if ours or path is None else Path(path).read_text()
+    settings = {f.name: repr(getattr(one, f.name)) for f in fields(one)} if is_dataclass(one) else {}
+    settings.pop("function", None)
+    return digest(features.features.digest, features.branches, features.optional, settings, text)
 
 
 def _module(name: str, folder: Path | None) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from elsewhere.errors import ConfigError, FeatureError
 from elsewhere.events import Column, FeatureSet
-from elsewhere.processors.features import Dijet, FunctionFeatures, Level1, load_features
+from elsewhere.processors.features import Dijet, FunctionFeatures, Level1, definition_digest, load_features
 from elsewhere.samples.nano import collection
 
 from .conftest import dijet_columns
@@ -133,3 +133,18 @@ def test_an_unknown_feature_set_gets_the_nearest_name(tmp_path):
     (tmp_path / "mymodule.py").write_text("FEATURES = 3\n")
     with pytest.raises(ConfigError, match="not a feature definition"):
         load_features("mymodule:FEATURES", tmp_path)
+
+
+def test_a_changed_function_is_another_definition(tmp_path):
+    text = (
+        "from elsewhere.events import Column, FeatureSet\n"
+        "from elsewhere.processors.features import FunctionFeatures\n"
+        "def f(c):\n    return {'a': c['x'], 'keep': c['x'] > %d}\n"
+        "FEATURES = FunctionFeatures(FeatureSet('h', (Column('a', '', ''),)), ('x',), f)\n"
+    )
+    digests = []
+    for cut in (1, 2, 1):
+        (tmp_path / "changing.py").write_text(text % cut)
+        digests.append(definition_digest(load_features("changing:FEATURES", tmp_path)))
+    assert digests[0] == digests[2] != digests[1]
+    assert definition_digest(Dijet()) == definition_digest(Dijet()) != definition_digest(Dijet(min_pt=500.0))
