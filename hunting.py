@@ -87,13 +87,16 @@ def _truth(search: Search, data: Sample, result: HuntResult, variant: str) -> di
     if not in_signal.any():
         return out
     curve = roc(signal.scores[name][in_signal], score[in_data])
-    keep = thinned(curve.signal)
+    gain = sic(curve)
+    top = (
+        np.searchsorted(curve.background, gain.at, side="right") - 1
+    )  # so that the figure shows the quoted maximum
+    keep = np.union1d(thinned(curve.signal), [top])
     out["roc"] = {
         "signal": curve.signal[keep].tolist(), "background": curve.background[keep].tolist(),
         "n_background": curve.n_background[keep].tolist(), "auc": curve.auc, "auc_error": curve.auc_error,
         "n_signal": curve.n_signal_total, "n_background_total": curve.n_background_total,
     }  # fmt: skip
-    gain = sic(curve)
     out["sic"] = {"best": gain.best, "best_error": gain.best_error, "at": gain.at, "floor": gain.floor}
     out["injected"] = int(data.is_signal.sum())
     out["injected_in_window"] = int((data.is_signal & best.window.contains(events.mass)).sum())
@@ -141,10 +144,11 @@ def summary(found: dict[str, Any]) -> list[str]:
     """A variant's result in three lines."""
     best, before = found["best"], found["before"]
     quoted, verdict = words(found)
+    cut = f"at a cut of {100 * best['cut']:g} %" if best["cut"] < 1 else "without a cut"
     window = f"{best['window']['low']:g}-{best['window']['high']:g} GeV"
     lines = [
         f"{verdict}: {quoted}",
-        f"largest excess in {window} at a cut of {100 * best['cut']:g} %: {best['n']:.0f} events on "
+        f"largest excess in {window} {cut}: {best['n']:.0f} events on "
         f"{best['b'] * (1 + best['delta']):.1f}, local Z = {best['z']:.2f} (delta_sys {100 * best['delta']:+.1f} %)",
         f"before the cut, same window: {before['n']:.0f} on {before['b']:.0f} +- {before['b_error']:.0f}, "
         f"local Z = {before['z']:.2f}",

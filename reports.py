@@ -32,7 +32,7 @@ def _counts_part(search: Search) -> ReportPart:
     return ReportPart(
         "Events",
         f"Every entry of every file was read exactly once; {skipped['files']} files and {skipped['events']} events were "
-        "skipped. The ledger behind this table is checked whenever the stage ends, and again by `elsewhere verify`.",
+        "skipped. The ledger behind this table is checked whenever the stage ends, and again by the command elsewhere verify.",
         figures=[
             ReportFigure(
                 "cutflow",

@@ -246,7 +246,7 @@ def plot_delta_sys(rows: Sequence[WindowRow], ax: Axes | None = None, label: str
     """delta_sys in per cent against the window's centre, one curve per cut, and the fit's own error as a thin line."""
     figure, ax = axes_of(ax)
     cuts = list(dict.fromkeys(r.cut for r in rows))
-    top = 1.0
+    low, top = -1.0, 1.0
     for i, cut in enumerate(cuts):
         mine = sorted((r for r in rows if r.cut == cut), key=lambda r: r.window.centre)
         x = np.array([r.window.centre for r in mine])
@@ -264,8 +264,10 @@ def plot_delta_sys(rows: Sequence[WindowRow], ax: Axes | None = None, label: str
         )
         ax.plot(x, fit, color=color, lw=0.9, ls=(0, (1, 1.5)))
         top = max(top, float(np.nanmax(np.concatenate([sys, fit, [0.0]]))))
+        low = min(low, float(np.nanmin(np.append(sys, 0.0))))
     ax.plot([], [], color=MUTED, lw=0.9, ls=(0, (1, 1.5)), label=r"fit error $\sigma_b/b$")
-    ax.set(xlabel="window centre [GeV]", ylabel=r"$\delta_{\mathrm{sys}}$ [%]", ylim=(0, 1.4 * top))
+    ax.set(xlabel="window centre [GeV]", ylabel=r"$\delta_{\mathrm{sys}}$ [%]", ylim=(1.2 * low, 1.4 * top))
+    ax.axhline(0.0, color=MUTED, lw=0.7)
     ax.legend(loc="upper left", ncols=2)
     put_label(ax, label)
     return figure

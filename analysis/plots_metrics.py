@@ -62,7 +62,7 @@ def plot_roc(
         if c.low is not None and c.high is not None:
             low = np.maximum(c.low[seen], 1e-9)
             ax.fill_between(x, 1 / np.maximum(c.high[seen], 1e-9), 1 / low, color=color, alpha=0.2, lw=0)
-        top = max(top, float((1 / c.background[seen]).max(initial=1.0)))
+        top = max(top, float((1 / c.background[seen & (c.n_background >= 1)]).max(initial=1.0)))
     grid = np.linspace(1e-3, 1, 400)
     ax.plot(grid, 1 / grid, color=GREY, lw=1.0, ls=(0, (4, 3)), label="random", zorder=1)
     ax.set_yscale("log")

@@ -60,19 +60,16 @@ class GlobalResult:
 
 
 @nb.njit(cache=True, nogil=True)
-def _scan_toy(
+def _fit_toy(
     counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_],
-    apart: NDArray[np.bool_], biased: NDArray[np.bool_], bias: Array, zs: Array,
+    n: Array, b: Array, s: Array,
 ) -> bool:  # fmt: skip
-    """Z of every (window, cut) of one toy into ``zs``; False when a fit did not converge.
-
-    The bias is measured again in every toy; its uncertainty is the one assigned from the data, as it is for the data.
-    """
+    """Seen, fitted and error of the fit of every (window, cut) of one toy; False when a fit did not converge."""
     windows, cuts, bins = counts.shape
-    n, b, s = np.zeros((windows, cuts)), np.zeros((windows, cuts)), np.zeros((windows, cuts))
     none = np.zeros(bins)
     for w in range(windows):
         for c in range(cuts):
+            n[w, c] = b[w, c] = s[w, c] = 0.0
             if order[w, c] == 0:
                 b[w, c] = np.nan
                 continue
@@ -97,6 +94,22 @@ def _scan_toy(
             for i in range(k):
                 fisher[i, i] = fisher[i, i] * (1.0 + 1e-10) + 1e-12
             s[w, c] = np.sqrt(max(0.0, slope @ np.linalg.solve(fisher[:k, :k], slope)))
+    return True
+
+
+@nb.njit(cache=True, nogil=True)
+def _scan_toy(
+    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_],
+    apart: NDArray[np.bool_], biased: NDArray[np.bool_], bias: Array, zs: Array,
+) -> bool:  # fmt: skip
+    """Z of every (window, cut) of one toy into ``zs``; False when a fit did not converge.
+
+    The bias is measured again in every toy; its uncertainty is the one assigned from the data, as it is for the data.
+    """
+    windows, cuts, _ = counts.shape
+    n, b, s = np.zeros((windows, cuts)), np.zeros((windows, cuts)), np.zeros((windows, cuts))
+    if not _fit_toy(counts, phis, logws, order, inside, n, b, s):
+        return False
     for c in range(cuts):
         top, candidate = -np.inf, 0
         for w in range(windows):
