@@ -58,7 +58,7 @@ class EventsSection(Section):
         None, description="a coffea fileset (YAML or JSON); its datasets have role data"
     )
     luminosity_fb: Annotated[float, Field(gt=0)] | None = None
-    chunk: Positive = Field(250_000, description="entries per work unit")
+    chunk: Positive = Field(100_000, description="entries per work unit")
     mode: Literal["stream", "dask-awkward"] = "stream"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -81,7 +82,7 @@ class FeatureSet:
         mass = Column(**raw["mass"]) if raw["mass"] is not None else None
         return cls(name=raw["name"], columns=columns("columns"), mass=mass, extras=columns("extras"))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the definition: equal digests mean equal columns, units and order."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

@@ -111,8 +111,9 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
     columns["weight"] = events.weight
     if events.features.mass is not None:
         columns[events.features.mass.name] = events.mass
+    by_column = np.ascontiguousarray(events.x.T)
     for i, column in enumerate(events.features.columns):
-        columns[column.name] = events.x[:, i]
+        columns[column.name] = by_column[i]
     columns.update(chunk.extras)
     columns.update({f"score_{name}": values for name, values in chunk.scores.items()})
     meta = {
@@ -124,7 +125,11 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
     text = json.dumps(meta, default=_plain, sort_keys=True).encode()
     table = pa.table(columns).replace_schema_metadata({_META: text})
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
+        # Nobody reads a part of a chunk by value, so statistics and small pages would only cost.
+        pq.write_table(
+            table, temporary, compression="zstd", compression_level=1, use_dictionary=False,
+            write_statistics=False, data_page_size=1 << 22,
+        )  # fmt: skip
 
 
 def read_chunk_meta(path: Path) -> dict[str, Any]:

@@ -90,17 +90,19 @@ def event_weights(columns: Columns, n: int, scale: float) -> NDArray[np.float64]
 
 
 def _check_finite(events: Events, unit: Unit) -> None:
-    bad = ~np.isfinite(events.x)
+    columns = {name: events.x[:, i] for i, name in enumerate(events.features.names)}
     if events.features.mass is not None:
-        bad = np.concatenate([bad, ~np.isfinite(events.mass)[:, None]], axis=1)
-    if bad.any():
-        names = [*events.features.names, *([events.features.mass.name] if events.features.mass else [])]
-        where = int(np.flatnonzero(bad.any(axis=0))[0])
-        one = events.identity[int(np.flatnonzero(bad[:, where])[0])]
-        raise InputError(
-            f"{unit.path}: column {names[where]} is not finite in {int(bad[:, where].sum())} of {len(events)} kept "
-            f"events (the first: run {one['run']}, event {one['event']}); mend the file or cut these events"
-        )
+        columns[events.features.mass.name] = events.mass
+    elif np.isfinite(events.x).all():
+        return
+    for name, values in columns.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            one = events.identity[bad[0]]
+            raise InputError(
+                f"{unit.path}: column {name} is not finite in {len(bad)} of {len(events)} kept events "
+                f"(the first: run {one['run']}, event {one['event']}); mend the file or cut these events"
+            )
 
 
 def score_events(events: Events, scorers: Mapping[str, Scorer]) -> dict[str, NDArray[np.float64]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, FeatureError
 from ..events import Column, FeatureSet
 from ..workspace import digest
-from .kernels import dijet_kernel, leading_kernel
+from .kernels import dijet_kernel, first_kernel, leading_kernel
 
 Columns = Mapping[str, Any]
 
@@ -106,14 +106,11 @@ class FunctionFeatures:
 def flat_parts(
     columns: Columns, prefix: str, names: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
-    """Offsets (n+1,) and float64 contents of a collection's branches, for kernels."""
+    """Offsets (n+1,) and contents of a collection's branches, in the file's own types, for kernels."""
     first = ak.to_packed(columns[f"{prefix}_{names[0]}"])
     counts = ak.to_numpy(ak.num(first))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    contents = [
-        np.ascontiguousarray(ak.to_numpy(ak.flatten(columns[f"{prefix}_{n}"])), dtype=np.float64)
-        for n in names
-    ]
+    contents = [np.ascontiguousarray(ak.to_numpy(ak.flatten(columns[f"{prefix}_{n}"]))) for n in names]
     for name, content in zip(names, contents, strict=True):
         if len(content) != offsets[-1]:
             raise FeatureError(f"{prefix}_{name} and {prefix}_{names[0]} have different numbers of entries")
@@ -158,7 +155,7 @@ class Dijet:
         """The four numbers, m_jj and the carried ones; cuts: two jets, leading pT, central."""
         names = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
         offsets, contents = flat_parts(columns, "FatJet", names)
-        out = dijet_kernel(offsets, *contents)
+        out = dijet_kernel(offsets, *(c.astype(np.float64) for c in contents))
         two = np.diff(offsets) >= 2
         hard = out[:, 5] > self.min_pt
         central = (np.abs(out[:, 7]) < self.max_eta) & (np.abs(out[:, 8]) < self.max_eta)
@@ -221,15 +218,17 @@ class Level1:
         """The tensor; every event is kept."""
         n = len(columns["L1EtSum_pt"])
         x = np.zeros((n, len(self.features)), np.float32)
-        sums, met = self._sums(columns, 2)
-        x[:, 0], x[:, 2] = sums, met
+        offsets, (sum_pt, sum_phi, kinds) = flat_parts(columns, "L1EtSum", ("pt", "phi", "etSumType"))
+        # CMS's etSumType: 1 is HTT, 2 is MET.
+        sums = (offsets, kinds, self._in_time(columns, "L1EtSum", len(sum_pt)))
+        x[:, 0], x[:, 2] = first_kernel(*sums, 2, sum_pt), first_kernel(*sums, 2, sum_phi)
         start = 3
         for _, branch, most in LEVEL1_OBJECTS:
             offsets, parts = flat_parts(columns, branch, ("pt", "eta", "phi"))
             pt, eta, phi = parts
             leading_kernel(offsets, pt, eta, phi, self._in_time(columns, branch, len(pt)), most, x, start)
             start += 3 * most
-        ht, _ = self._sums(columns, 1)
+        ht = first_kernel(*sums, 1, sum_pt)
         jets = x[:, 27::3].sum(axis=1)
         pileup = columns.get("Pileup_nPU")
         extras = {
@@ -242,14 +241,6 @@ class Level1:
     def _in_time(columns: Columns, branch: str, total: int) -> NDArray[np.bool_]:
         bx = columns.get(f"{branch}_bx")
         return np.ones(total, bool) if bx is None else ak.to_numpy(ak.flatten(bx)) == 0
-
-    def _sums(self, columns: Columns, kind: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """pT and phi of the energy sum of this CMS etSumType (1: HTT, 2: MET), 0 where it is missing."""
-        mask = columns["L1EtSum_etSumType"] == kind
-        if "L1EtSum_bx" in columns:
-            mask = mask & (columns["L1EtSum_bx"] == 0)
-        pt, phi = (ak.firsts(columns[f"L1EtSum_{v}"][mask]) for v in ("pt", "phi"))
-        return ak.to_numpy(ak.fill_none(pt, 0.0)), ak.to_numpy(ak.fill_none(phi, 0.0))
 
 
 BUILT_IN: Mapping[str, Callable[[], Features]] = {"dijet": Dijet, "l1": Level1}

@@ -31,7 +31,9 @@ from .report import (
 
 log = logging.getLogger(__name__)
 
-CHUNK = 250_000
+#: Events of a range. The arrays of a 57-number feature set then stay below glibc's largest mmap threshold (32 MiB), above
+#: which every allocation is page-faulted in again.
+CHUNK = 100_000
 #: How often a unit is tried again after an error that may pass (OSError) or the death of its worker.
 RETRIES = 3
 Progress = Callable[[int, int], None]

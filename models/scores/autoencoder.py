@@ -141,8 +141,9 @@ class Autoencoder:
     def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """What `network` takes: (x - offset) * 2^-shift of raw columns x (n, d), clipped to +- ``clip``, float32."""
         self._check(x)
-        scaled = (np.asarray(x, dtype=np.float64) - self.offset_) * 2.0**-self.shift_
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+        scaled = np.subtract(x, self.offset_, dtype=np.float64)
+        scaled *= 2.0**-self.shift_
+        return np.clip(scaled, -self.clip, self.clip, out=scaled).astype(np.float32)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """Squared distance between the scaled event and its reconstruction, shape (n,)."""
