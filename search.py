@@ -177,9 +177,7 @@ def citations_of(search: Search) -> str:
 
 def method_rows() -> list[tuple[str, str, str, str]]:
     """(factor, method, arXiv id, settings) of every method."""
-    from dataclasses import fields
-
-    from .models.methods import REFERENCES, REPRESENTATIONS, SCORES
+    from .models.methods import REFERENCES, REPRESENTATIONS, SCORES, settings_of
 
     rows = []
     for factor, known in (
@@ -188,8 +186,7 @@ def method_rows() -> list[tuple[str, str, str, str]]:
         ("score", SCORES),
     ):
         for one in known:
-            settings = ", ".join(f.name for f in fields(one) if not f.name.endswith("_"))
-            rows.append((factor, one.__name__, one.paper, settings))
+            rows.append((factor, one.__name__, one.paper, ", ".join(settings_of(one))))
     return rows
 
 
