@@ -42,7 +42,9 @@ check: test lint types ## everything that continuous integration runs
 bench-demo: $(VENV)/.dev ## the demo's acceptance figures -> benchmarks/results/demo.json (makes its samples on first use)
 	$(BIN)/python benchmarks/demo.py
 
-benchmarks: bench-demo ## every benchmark
+benchmarks: bench-demo ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
+	$(BIN)/python benchmarks/spread.py
+	$(BIN)/python benchmarks/speed/firmware.py
 
 samples: $(VENV)/.dev ## make the shipped samples again from their cards (about an hour on 2 cores)
 	$(BIN)/elsewhere simulate --shipped

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import CACHE, RESULTS, publish, table
+from elsewhere.analysis.plots import Spectrum, plot_spectra
+from elsewhere.events import Window
 from elsewhere.workspace import read_json
 
 HERE = Path(__file__).resolve().parent
@@ -64,9 +67,29 @@ def demo(folder: Path) -> dict[str, Any]:
     }
 
 
+def picture(folder: Path, path: Path) -> None:
+    """The README's figure: the spectrum in the window of the largest excess, before and after the cut."""
+    found = read_json(folder / "runs" / "dijet" / "hunt.json")["search"]
+    edges = np.array(found["edges"])
+    spectra = [
+        Spectrum(
+            title,
+            edges,
+            np.array(r["counts"]),
+            Window(**r["window"]),
+            np.array(r["expected"]),
+            np.array(r["error"]),
+        )
+        for title, r in (("before the cut", found["before"]), ("after the cut on the score", found["best"]))
+    ]
+    figure = plot_spectra(spectra, label="Simulation")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> dict[str, Any]:
     """All figures."""
     figures = demo(CACHE / "demo")
+    picture(CACHE / "demo", HERE.parent / "docs" / "dijet.png")
     for part in PARTS:
         print(f"\n{part}", flush=True)
         subprocess.run([sys.executable, str(HERE / part)], check=True)

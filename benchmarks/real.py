@@ -11,8 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from common import publish, table
 from elsewhere.errors import InputError
@@ -22,6 +21,7 @@ from elsewhere.processors.stream import process
 from elsewhere.workspace import Workspace
 from test_real_files import ENTRIES, z_peak
 
+ROOT = Path(__file__).resolve().parents[1]
 REFUSED = {"coffea_missing_luminosityBlock": "identity: entry", "coffea_PHYSLITE_example": "is not NanoAOD"}
 DIMUON = "agc_open-data-example"
 
