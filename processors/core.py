@@ -90,7 +90,7 @@ def event_weights(columns: Columns, n: int, scale: float) -> NDArray[np.float64]
 
 
 def _check_finite(events: Events, unit: Unit) -> None:
-    columns = {name: events.x[:, i] for i, name in enumerate(events.features.names)}
+    columns: dict[str, NDArray[Any]] = {name: events.x[:, i] for i, name in enumerate(events.features.names)}
     if events.features.mass is not None:
         columns[events.features.mass.name] = events.mass
     elif np.isfinite(events.x).all():
