@@ -1,4 +1,4 @@
-"""The command line: the verbs, progress bars, tables and exit codes (0 done, 1 failed, 2 wrong usage)."""
+"""The command line: the verbs, progress bars, tables and exit codes (0 done, 1 failed, 2 wrong usage, 3 files left out)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import click
 from . import __version__
 from .errors import ConfigError, ElsewhereError
 
+#: Exit code of a run that finished without the files that had to be left out.
+INCOMPLETE = 3
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -85,6 +87,12 @@ def main(verbose: bool) -> None:
         handler.setLevel(level)  # loggers of other packages set levels of their own
 
 
+def _strict(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    """--strict is --set run.strict=true in one word."""
+    if value:
+        ctx.params["overrides"] = (*ctx.params.get("overrides", ()), "run.strict=true")
+
+
 def _search_options(function: Callable[..., None]) -> Callable[..., None]:
     """The argument and options that every verb on a search.yaml has."""
     options = (
@@ -94,6 +102,13 @@ def _search_options(function: Callable[..., None]) -> Callable[..., None]:
             "--test", is_flag=True, help="Small settings: a minute on any machine; its own workspace."
         ),
         click.option("--dry-run", is_flag=True, help="Say what would run and why, then stop."),
+        click.option(
+            "--strict",
+            is_flag=True,
+            expose_value=False,
+            callback=_strict,
+            help="The first unusable file stops the run (run.strict=true).",
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -152,7 +167,7 @@ def check(search: Path, overrides: tuple[str, ...], test: bool, dry_run: bool) -
 
     from .search import check_search, open_search, plan_search
 
-    opened = open_search(search, overrides, test=test)
+    opened = open_search(search, (*overrides, "run.strict=true"), test=test)  # a check names every bad file
     found = check_search(opened)
     table = Table("dataset", "role", "files", "events", title=f"{opened.config.name}: inputs")
     for row in found.datasets:
@@ -181,10 +196,19 @@ def _stage_verb(name: str, text: str) -> None:
 
 
 def _say_result(opened: Any, name: str) -> None:
-    from .search import outcome
+    """Print what came of it; exit code 3 where files had to be left out."""
+    from .search import losses, outcome
 
     for line in outcome(opened, name):
         click.echo(line)
+    lost = losses(opened)
+    if lost:
+        click.secho(
+            f"incomplete: {len(lost)} files in quarantine, none of their events used", fg="red", err=True
+        )
+        for reason in lost:
+            click.secho(f"  {reason}", fg="red", err=True)
+        sys.exit(INCOMPLETE)
 
 
 _TEXTS = {
@@ -294,14 +318,17 @@ def cite(search: Path, overrides: tuple[str, ...], test: bool, dry_run: bool) ->
 @main.command()
 @_search_options
 def verify(search: Path, overrides: tuple[str, ...], test: bool, dry_run: bool) -> None:  # noqa: ARG001
-    """Recount a finished workspace against its input files; fails when one event is missing or counted twice.
+    """Recount a finished workspace (SEARCH: its folder, or a search.yaml) against its input files: counts, checksums and
+    every event's identity; fails when one is missing or there twice.
 
     \b
-    Example:  elsewhere verify search.yaml
+    Examples:
+      elsewhere verify search.yaml
+      elsewhere verify runs/dijet
     """
-    from .search import open_search, verify_search
+    from .search import verify_search
 
-    lines, good = verify_search(open_search(search, overrides, test=test))
+    lines, good = verify_search(search, overrides, test)
     for line in lines:
         click.echo(line)
     if not good:

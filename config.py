@@ -18,9 +18,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Section(BaseModel):
-    """Every section is frozen, refuses unknown keys and does not turn strings into numbers."""
+    """Every section is frozen, refuses unknown keys, NaN and infinity, and does not turn strings into numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Dataset(Section):
@@ -38,6 +38,9 @@ class Dataset(Section):
         "branches",
         description="entry: the files have no run, luminosityBlock, event; never split or merge them",
     )
+    lumi_mask: str | None = Field(
+        None, description="golden JSON: only these luminosity sections of the data count"
+    )
     cross_section_pb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="with events.luminosity_fb: scales simulated weights to the luminosity"
     )
@@ -49,6 +52,15 @@ class Dataset(Section):
         return self
 
 
+class OverlapSection(Section):
+    """Events that are in several primary datasets are kept in the first of ``order`` alone."""
+
+    order: Annotated[list[Name], Field(min_length=1)]
+    drop_repeated: bool = Field(
+        False, description="true: drop events that one dataset holds twice; false: they are an error"
+    )
+
+
 class EventsSection(Section):
     """Which numbers describe an event, and where they come from."""
 
@@ -58,8 +70,28 @@ class EventsSection(Section):
         None, description="a coffea fileset (YAML or JSON); its datasets have role data"
     )
     luminosity_fb: Annotated[float, Field(gt=0)] | None = None
-    chunk: Positive = Field(100_000, description="entries per work unit")
+    luminosity_table: str | None = Field(
+        None, description="brilcalc's CSV by luminosity section: integrates what was really processed"
+    )
+    overlap: OverlapSection | None = None
+    chunk: Positive | None = Field(
+        None, description="entries per work unit; the driver chooses where it is left out"
+    )
     mode: Literal["stream", "dask-awkward"] = "stream"
+
+
+class RemoteSection(Section):
+    """How patient to be with other machines; seconds and bytes per second."""
+
+    redirectors: list[str] = Field(
+        default_factory=list, description="other servers of the same files, tried in this order"
+    )
+    connect_timeout: float = 30.0
+    idle_timeout: float = Field(60.0, description="no request finished for so long: the link is dead")
+    minimum_rate: float = Field(10_000.0, description="less than this over rate_period: the link is dead")
+    rate_period: float = 120.0
+    tries: Positive = 4
+    pause: float = Field(1.0, description="before the second try; doubles")
 
 
 class RunSection(Section):
@@ -69,6 +101,35 @@ class RunSection(Section):
     workers: Positive = 2
     training: Literal["ray", "plain"] = Field("ray", description="plain: in this process, without Ray")
     ray: str = Field("local", description="local, or the address of a Ray cluster")
+    remote: RemoteSection = Field(default_factory=lambda: RemoteSection.model_validate({}))
+    strict: bool = Field(
+        False, description="true: the first unusable file stops the run; false: it goes into quarantine"
+    )
+
+
+class Nuisance(BaseModel):
+    """A systematic uncertainty by its kind; the other keys are its settings, checked against the kind's own fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+
+
+class SystematicsSection(Section):
+    """Which simulated datasets are varied, by what, and by how many standard deviations."""
+
+    datasets: list[Name]
+    nuisances: dict[Name, Nuisance]
+    shifts: list[float] = Field(
+        default_factory=lambda: [-1.0, 1.0], description="standard deviations, of every nuisance"
+    )
+
+    @model_validator(mode="after")
+    def _shifts(self) -> SystematicsSection:
+        if 0.0 in self.shifts or len(set(self.shifts)) != len(self.shifts):
+            raise ValueError(
+                f"shifts {self.shifts}: expected different numbers, none of them 0 (that is nominal)"
+            )
+        return self
 
 
 class MethodSection(BaseModel):
@@ -127,10 +188,15 @@ class HuntSection(Section):
                 raise ValueError(
                     f"window {window.low:g}-{window.high:g} leaves no sideband inside {self.mass_low:g}-{self.mass_high:g} GeV"
                 )
-        for edge in (e for w in scan.windows() for e in w):
+        if self.mass_high >= self.collision_energy:
+            raise ValueError(
+                f"collision_energy {self.collision_energy:g} is not above mass_high {self.mass_high:g}, both in GeV"
+            )
+        edges = [("mass_high", self.mass_high), *(("window edge", e) for w in scan.windows() for e in w)]
+        for name, edge in edges:
             if abs((edge - self.mass_low) / self.bin_width % 1 - 0.5) < 0.5 - 1e-6:
                 raise ValueError(
-                    f"window edge {edge:g} is not a bin edge ({self.mass_low:g} + k x {self.bin_width:g})"
+                    f"{name} {edge:g} is not a bin edge ({self.mass_low:g} + k x {self.bin_width:g})"
                 )
         if any(b >= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
             raise ValueError(f"cuts {self.cuts} must decrease strictly")
@@ -168,9 +234,13 @@ class SearchConfig(Section):
     """One search: Events x Representation x Reference x Score x Statistic."""
 
     name: Name
+    format: Literal[1] = Field(
+        1, description="of this file; another number needs another version of elsewhere"
+    )
     seed: Annotated[int, Field(ge=0)] = 1
     workspace: str | None = Field(None, description="default: runs/NAME beside search.yaml")
     events: EventsSection
+    systematics: SystematicsSection | None = None
     representation: MethodSection = MethodSection(method="Identity")
     reference: MethodSection | None = None
     score: MethodSection
@@ -194,6 +264,15 @@ class SearchConfig(Section):
             raise ValueError("no dataset has role: data")
         if self.rates is not None and "reference" not in roles:
             raise ValueError("rates needs a dataset with role: reference to learn from")
+        unknown = [
+            n
+            for n in (self.systematics.datasets if self.systematics else ())
+            if n not in self.events.datasets
+        ]
+        if unknown:
+            raise ValueError(
+                f"systematics.datasets: no dataset '{unknown[0]}'{_nearest(unknown[0], list(self.events.datasets))}"
+            )
         if self.hunt is not None and self.reference is None:
             raise ValueError("hunt needs a reference, for example {method: Sidebands, width: 400.0}")
         return self
@@ -260,7 +339,10 @@ def _override(raw: dict[str, Any], assignment: str) -> None:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {assignment}: '{key}' is not a section")
-    section[last] = yaml.safe_load(text)
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment}: the value is not plain YAML: {error}") from error
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> SearchConfig:

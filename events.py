@@ -160,24 +160,18 @@ def make_identity(
     return out
 
 
-def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit changes every output bit."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def identity_hash(identity: NDArray[np.void], seed: int = 0) -> NDArray[np.uint64]:
     """A 64-bit hash of (run, luminosityBlock, event, seed), shape (n,).
 
     The file is left out on purpose: merging or splitting files must not move an event to another fold.
     """
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):
-        h = _mix(np.full(len(identity), seed % 2**64, dtype=np.uint64) + golden)
-        for key in ("run", "luminosityBlock", "event"):
-            h = _mix((h ^ identity[key].astype(np.uint64)) + golden)
-    return h
+    from .hashing import (
+        hash_kernel,  # Numba takes a moment to import, and whoever only looks at features needs none
+    )
+
+    return hash_kernel(
+        identity["run"], identity["luminosityBlock"], identity["event"], np.uint64(seed % 2**64)
+    )
 
 
 def fold_of(identity: NDArray[np.void], folds: int, seed: int) -> NDArray[np.int64]:

@@ -47,6 +47,24 @@ def spectra_of(search: Search, data: Sample, variant: str) -> tuple[list[Window]
     return windows, made
 
 
+def in_range(data: Sample, section: HuntSection) -> np.ndarray:
+    """Mask of the events in the fit range, shape (n,)."""
+    return Window(section.mass_low, section.mass_high).contains(data.table.events.mass)
+
+
+def nothing(why: str) -> dict[str, Any]:
+    """The result of a hunt without events: a p-value is not 0 and not 1, it does not exist."""
+    return {
+        "overall": None,
+        "best": None,
+        "before": None,
+        "peak": None,
+        "results": [],
+        "failed": [],
+        "why": why,
+    }
+
+
 def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, Any]]:
     """Hunt in every variant and write hunt.json."""
     config = search.config
@@ -62,6 +80,9 @@ def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, A
             raise FitError(
                 "the hunt counts events: the data must have unit weights; leave out cross_section_pb"
             )
+        if not in_range(data, section).any():
+            out[variant] = nothing(f"no events in {section.mass_low:g}-{section.mass_high:g} GeV")
+            continue
         windows, spectra = spectra_of(search, data, variant)
         result = hunt(
             windows, spectra, energy=section.collision_energy, signal_width=section.signal_width, toys=section.toys,
@@ -123,6 +144,8 @@ def _sculpting(search: Search, data: Sample, window: Window, cut: float, score: 
 def words(found: dict[str, Any]) -> tuple[str, str]:
     """(global p and Z as they must be quoted: bounds as bounds, verdict in plain words)."""
     overall, best = found["overall"], found["best"]
+    if overall is None:
+        return "no p-value", found["why"]
     centre = 0.5 * (best["window"]["low"] + best["window"]["high"])
     if overall["bound"]:
         quoted = (
@@ -144,6 +167,8 @@ def summary(found: dict[str, Any]) -> list[str]:
     """A variant's result in three lines."""
     best, before = found["best"], found["before"]
     quoted, verdict = words(found)
+    if best is None:
+        return [f"{verdict}: {quoted}"]
     cut = f"at a cut of {100 * best['cut']:g} %" if best["cut"] < 1 else "without a cut"
     window = f"{best['window']['low']:g}-{best['window']['high']:g} GeV"
     lines = [

@@ -28,11 +28,16 @@ def _counts_part(search: Search) -> ReportPart:
         (n, roles.get(n, "data"), d["files"], d["entries"], d["read"], d["kept"], d["sum_weights"])
         for n, d in counts["datasets"].items()
     ]
-    skipped = counts["skipped"]
+    lost = counts["quarantine"]
+    left_out = [ReportTable(("dataset", "file", "events", "why"), [
+        (q["dataset"], Path(q["path"]).name, "unknown" if q["events"] is None else q["events"], q["reason"])
+        for q in lost
+    ], "Files in quarantine.")] if lost else []  # fmt: skip
     return ReportPart(
         "Events",
-        f"Every entry of every file was read exactly once; {skipped['files']} files and {skipped['events']} events were "
-        "skipped. The ledger behind this table is checked whenever the stage ends, and again by the command elsewhere verify.",
+        ("INCOMPLETE: " if lost else "")
+        + f"{len(lost)} files could not be used, and none of their events are; every entry of the others was read exactly "
+        "once. The ledger behind this table is checked whenever the stage ends, and again by the command elsewhere verify.",
         figures=[
             ReportFigure(
                 "cutflow",
@@ -42,6 +47,7 @@ def _counts_part(search: Search) -> ReportPart:
             )
         ],
         tables=[
+            *left_out,
             ReportTable(("dataset", "role", "files", "asked", "read", "kept", "sum of weights"), rows),
             ReportTable(("dataset", "step", "events", "weight", "share"), cutflow_rows(flows), "Cutflow."),
         ],
@@ -55,7 +61,15 @@ def _provenance_part(search: Search) -> ReportPart:
     record = read_json(search.space.path("provenance.json"))
     stages = [(n, s["wall_s"], s["cpu_s"], s["key"][:12]) for n, s in record["stages"].items()]
     speed = [
-        (n, t["events"], t["events_per_s"], t["events_per_cpu_s"], t["workers"])
+        (
+            n,
+            t["events"],
+            t["events_per_s"],
+            t["events_per_cpu_s"],
+            t["workers"],
+            t["cpu_efficiency"],
+            f"{t['bytes_read'] / 1e6:.1f}",
+        )
         for n, s in record["stages"].items()
         if (t := s.get("throughput"))
     ]
@@ -71,7 +85,17 @@ def _provenance_part(search: Search) -> ReportPart:
                 "Times; CPU of this process and its children.",
             ),
             ReportTable(
-                ("stage", "events", "events/s", "events per CPU second", "workers"), speed, "Throughput."
+                (
+                    "stage",
+                    "events",
+                    "events/s",
+                    "events per CPU second",
+                    "workers",
+                    "CPU efficiency",
+                    "MB read",
+                ),
+                speed,
+                "Throughput; CPU efficiency is CPU time in tasks over wall time of all workers, start-up included.",
             ),
             ReportTable(("dataset", "file", "UUID", "entries"), inputs, "Input files."),
             ReportTable(("package", "version"), list(record.get("versions", {}).items())),

@@ -12,7 +12,7 @@ from .config import SearchConfig, load_config
 from .errors import ConfigError
 from .events import FeatureSet
 from .stages import Planned, Progress, Reporter, Search, Stage, plan, run_stages
-from .workspace import Workspace
+from .workspace import Workspace, read_json
 
 
 def template(name: str) -> str:
@@ -190,11 +190,24 @@ def method_rows() -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def verify_search(search: Search) -> tuple[list[str], bool]:
-    """Recount the workspace against the input files; (lines to print, all events there exactly once)."""
+def verify_search(path: Path, overrides: Sequence[str] = (), test: bool = False) -> tuple[list[str], bool]:
+    """Recount a workspace, or that of a search.yaml, against its input files; (lines, all events there exactly once)."""
     from .streaming import verify_workspace
 
-    return verify_workspace(search)
+    space = Workspace(path) if path.is_dir() else open_search(path, overrides, test).space
+    return verify_workspace(space)
+
+
+def losses(search: Search) -> list[str]:
+    """The files that had to be left out, with their reasons; empty where every event of every file was used."""
+    from .streaming import counts_name
+
+    found: dict[str, str] = {}
+    for kind in ("columns", "scores"):
+        path = search.space.path(counts_name(kind))
+        if path.exists():
+            found |= {q["path"]: q["reason"] for q in read_json(path)["quarantine"]}
+    return list(found.values())
 
 
 def simulate_sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,7 @@ def plan(search: Search, stages: Sequence[Stage]) -> list[Planned]:
     path = search.space.path("provenance.json")
     done = read_json(path)["stages"] if path.exists() else {}
     for stage in stages:
-        before = {name: keys[name] for name in stage.after if name in keys}
+        before = {name: [keys[name], lost_in(done.get(name))] for name in stage.after if name in keys}
         key = digest(stage.name, __version__, search.config.seed, stage.inputs(search), before)
         keys[stage.name] = key
         redone = [name for name in stage.after if name in needed]
@@ -94,12 +94,19 @@ def plan(search: Search, stages: Sequence[Stage]) -> list[Planned]:
             why = f"its inputs changed{' with ' + ', '.join(redone) if redone else ''}"
         elif not search.space.is_current(stage.name, key):
             why = "an output is missing"
+        elif lost_in(done[stage.name]):
+            why = f"{len(lost_in(done[stage.name]))} files in quarantine are tried again"
         else:
             why = "up to date"
         if why != "up to date":
             needed.add(stage.name)
         out.append(Planned(stage, key, why != "up to date", why))
     return out
+
+
+def lost_in(record: Mapping[str, Any] | None) -> list[str]:
+    """The files a finished stage had to leave out: what comes after depends on them, and they are tried again."""
+    return [] if record is None else list(record.get("quarantine", []))
 
 
 def write_asked(search: Search) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from .config import Dataset, SearchConfig
 from .errors import ConfigError
 from .processors.features import Features, definition_digest, load_features
 from .processors.fileset import discover, read_fileset
-from .processors.preflight import FileRecord, preflight
+from .processors.places import RemoteSettings
+from .processors.preflight import FileRecord, Quarantined, preflight
 from .processors.stream import process
+from .quality import filters_of, quality_key, write_lumis
 from .stages import Progress, Search, Stage
-from .workspace import digest, write_json
+from .workspace import Workspace, digest, read_json, write_json
 
 
 def features_of(search: Search) -> Features:
@@ -44,19 +47,54 @@ def _paths(search: Search, name: str, dataset: Dataset) -> list[str]:
     return found
 
 
-_seen: dict[str, dict[str, list[FileRecord]]] = {}
+@dataclass(frozen=True)
+class Inputs:
+    """What the preflight found: files by dataset, and those that cannot be used."""
+
+    files: dict[str, list[FileRecord]]
+    quarantine: tuple[Quarantined, ...]
+
+
+_seen: dict[str, Inputs] = {}
 
 
 def inputs_of(search: Search) -> dict[str, list[FileRecord]]:
-    """Every input file after the preflight, by dataset; the files are opened once per process and configuration."""
-    key = digest(search.config.events.model_dump(), str(search.source))
+    """Every input file that passed the preflight, by dataset."""
+    return checked(search).files
+
+
+def checked(search: Search) -> Inputs:
+    """The preflight of all input files; they are opened once per process and configuration.
+
+    Raises `InputError` for a file that cannot be used if the search is strict.
+    """
+    key = digest(search.config.events.model_dump(), search.config.run.strict, str(search.source))
     if key not in _seen:
         paths = {name: _paths(search, name, d) for name, d in search.config.events.datasets.items()}
         if search.config.events.fileset is not None:
             paths.update(read_fileset(search.source / search.config.events.fileset))
         by_entry = [n for n, d in search.config.events.datasets.items() if d.identity == "entry"]
-        _seen[key] = preflight(paths, features_of(search), by_entry)
+        bad: list[Quarantined] | None = None if search.config.run.strict else []
+        found = preflight(paths, features_of(search), by_entry, bad, remote_of(search))
+        _seen[key] = Inputs(found, tuple(bad or ()))
     return _seen[key]
+
+
+def remote_of(search: Search) -> RemoteSettings:
+    """How patient to be with files of other machines."""
+    asked = search.config.run.remote.model_dump()
+    return RemoteSettings(**{**asked, "redirectors": tuple(asked["redirectors"])})
+
+
+def nuisances_of(search: Search) -> dict[str, tuple[Any, ...]]:
+    """The nuisances of every dataset that is varied."""
+    asked = search.config.systematics
+    if asked is None:
+        return {}
+    from .processors.nuisances.registry import build_nuisance
+
+    made = tuple(build_nuisance(n, s.model_dump(), search.source) for n, s in asked.nuisances.items())
+    return dict.fromkeys(asked.datasets, made)
 
 
 def scales(search: Search, found: dict[str, list[FileRecord]]) -> dict[str, float]:
@@ -82,6 +120,8 @@ def _inputs(search: Search) -> Any:
     files = {n: [(r.uuid, r.entries, r.size, r.by_entry) for r in rs] for n, rs in inputs_of(search).items()}
     events = search.config.events
     asked = {n: d.cross_section_pb for n, d in events.datasets.items()}
+    systematics = search.config.systematics
+    varied = {n: [repr(one) for one in every] for n, every in nuisances_of(search).items()}
     return [
         files,
         definition_digest(features_of(search)),
@@ -89,6 +129,9 @@ def _inputs(search: Search) -> Any:
         events.mode,
         asked,
         events.luminosity_fb,
+        varied,
+        systematics.shifts if systematics else None,
+        quality_key(search),
     ]
 
 
@@ -100,6 +143,11 @@ def streamed(search: Search, kind: str) -> dict[str, list[FileRecord]]:
     return {n: rs for n, rs in found.items() if role_of(search.config, n) != "reference"}
 
 
+def counts_name(kind: str) -> str:
+    """The file of a pass's counts."""
+    return "counts.json" if kind == "columns" else f"counts_{kind}.json"
+
+
 def _stream(
     search: Search, key: str, progress: Progress, kind: str, scorers: dict[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
@@ -107,6 +155,8 @@ def _stream(
     config = search.config
     every = {n: [r.to_json() for r in rs] for n, rs in inputs_of(search).items()}
     write_json(search.space.path("fileset.json"), every)
+    unusable = checked(search).quarantine
+    systematics = config.systematics
     settings = {
         "files": found,
         "features": features_of(search),
@@ -117,6 +167,12 @@ def _stream(
         "scales": scales(search, found),
         "key": key,
         "progress": progress,
+        "nuisances": nuisances_of(search),
+        "shifts": tuple(systematics.shifts) if systematics else (),
+        "strict": config.run.strict,
+        "remote": remote_of(search),
+        "filters": filters_of(search, found, map),
+        "quarantined": [q for q in unusable if q.dataset in found],
     }
     if config.events.mode == "dask-awkward":
         from .processors.daskawkward import process_dask_awkward
@@ -124,9 +180,11 @@ def _stream(
         report = process_dask_awkward(**settings, scheduler=config.run.scheduler, workers=config.run.workers)
     else:
         report = process(**settings, scheduler=config.run.scheduler, workers=config.run.workers)
-    counts = f"counts_{kind}.json" if kind == "scores" else "counts.json"
+    counts = counts_name(kind)
     write_json(search.space.path(counts), report.to_json())
-    return [counts, "fileset.json", kind], {"throughput": report.throughput}
+    record = {"throughput": report.throughput, "quarantine": sorted(q.path for q in report.quarantine)}
+    more = write_lumis(search, found, report) if kind == "columns" else []
+    return [counts, "fileset.json", kind, *more], record
 
 
 def process_stage() -> Stage:
@@ -139,21 +197,29 @@ def score_stage(scorers: Callable[[Search], dict[str, Any]], after: tuple[str, .
     return Stage("score", after, _inputs, lambda s, k, p: _stream(s, k, p, "scores", scorers(s)), "events")
 
 
-def verify_workspace(search: Search) -> tuple[list[str], bool]:
+def verify_workspace(space: Workspace) -> tuple[list[str], bool]:
     """Recount columns and scores against the input files; (lines to print, everything there exactly once)."""
     from .processors.verify import verify
 
-    chunk = search.config.events.chunk
+    files = {
+        name: [FileRecord.from_json(r) for r in records]
+        for name, records in read_json(space.path("fileset.json")).items()
+    }
     lines, good = [], True
     for kind in ("columns", "scores"):
-        if not search.space.path(kind).exists():
+        path = space.path(counts_name(kind))
+        if not path.exists():
             lines.append(f"{kind}: not made yet")
             continue
-        report = verify(search.space.root, streamed(search, kind), chunk, kind)
-        good = good and report.good
+        counts = read_json(path)
+        lost = {q["uuid"]: q for q in counts["quarantine"]}
+        mine = {n: [r for r in files[n] if r.uuid not in lost] for n in counts["datasets"]}
+        report = verify(space.root, mine, counts["chunk"], kind)
+        good = good and report.good and counts["complete"]
+        verdict = "every event exactly once" if report.good else f"{len(report.problems)} problems"
         lines.append(
-            f"{kind}: {report.units} units, {report.events_in:,} events in, {report.events_out:,} kept, "
-            f"{'every event exactly once' if report.good else f'{len(report.problems)} problems'}"
+            f"{kind}: {report.units} units, {report.events_in:,} events in, {report.events_out:,} kept, {verdict}"
         )
         lines += [f"  {p}" for p in report.problems]
+        lines += [f"  not used: {q['reason']}" for q in counts["quarantine"]]
     return lines, good

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,6 +24,8 @@ from .errors import InputError
 from .events import IDENTITY, Events, FeatureSet
 
 _META = b"elsewhere"
+#: The variation that is none.
+NOMINAL = "nominal"
 
 
 @contextmanager
@@ -84,17 +88,34 @@ def file_digest(path: Path) -> str:
 
 
 @dataclass(frozen=True)
+class Varied:
+    """The events of a chunk under one kinematic variation: another selection, mass and score, maybe other features."""
+
+    label: str
+    events: Events
+    scores: dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
 class Chunk:
     """One Parquet file: all that came of one (file, entry range), and the ledger row that proves it.
 
-    ``ledger`` holds at least uuid, start, stop, n_in, n_out; ``histograms`` whatever JSON the processor gave.
+    ``ledger`` holds at least uuid, start, stop, n_in, n_out; ``histograms`` an array (2, variations, cuts, bins) of values
+    and variances, or None; ``varied`` the kinematic variations; ``weights`` (n,) per weight variation of ``events``.
     """
 
     events: Events
     extras: dict[str, NDArray[Any]]
     scores: dict[str, NDArray[np.float64]]
     ledger: dict[str, Any]
-    histograms: Any = None
+    histograms: NDArray[np.float64] | None = None
+    varied: tuple[Varied, ...] = ()
+    weights: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def variations(self) -> list[str]:
+        """The labels of the histograms' second axis."""
+        return [NOMINAL, *(v.label for v in self.varied), *self.weights]
 
 
 def chunk_name(uuid: str, start: int, stop: int) -> str:
@@ -102,34 +123,84 @@ def chunk_name(uuid: str, start: int, stop: int) -> str:
     return f"{uuid}_{start}_{stop}.parquet"
 
 
-def write_chunk(path: Path, chunk: Chunk) -> None:
-    """Write columns and ledger as one file in one rename, so that neither exists without the other."""
-    events = chunk.events
-    fid = events.identity
-    columns: dict[str, Any] = {key: fid[key] for key in ("run", "luminosityBlock", "event")}
-    columns["file_hi"], columns["file_lo"] = fid["file_hi"], fid["file_lo"]
-    columns["weight"] = events.weight
+def _transposed(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy of x (n, d) column by column, in blocks that stay in the cache."""
+    out = np.empty((x.shape[1], len(x)), x.dtype)
+    for start in range(0, len(x), 512):
+        out[:, start : start + 512] = x[start : start + 512].T
+    return out
+
+
+def _table(
+    label: str,
+    events: Events,
+    chunk: Chunk,
+    extras: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    whole: bool,
+) -> pa.Table:
+    """The rows of one variation; features and extras are null unless ``whole``."""
+    n = len(events)
+    columns: dict[str, Any] = {
+        "variation": pa.repeat(label, n),
+        **{key: np.ascontiguousarray(events.identity[key]) for key in IDENTITY.names or ()},
+        "weight": events.weight,
+    }
+    nominal = label == NOMINAL
+    for name in chunk.weights:
+        columns[f"weight_{name}"] = chunk.weights[name] if nominal else pa.nulls(n, pa.float64())
     if events.features.mass is not None:
         columns[events.features.mass.name] = events.mass
-    by_column = np.ascontiguousarray(events.x.T)
+    by_column = _transposed(events.x) if whole else None
     for i, column in enumerate(events.features.columns):
-        columns[column.name] = by_column[i]
-    columns.update(chunk.extras)
-    columns.update({f"score_{name}": values for name, values in chunk.scores.items()})
+        columns[column.name] = by_column[i] if by_column is not None else pa.nulls(n, pa.float32())
+    for name, values in chunk.extras.items():
+        columns[name] = extras.get(name, pa.nulls(n, pa.from_numpy_dtype(values.dtype)))
+    return pa.table({**columns, **{f"score_{name}": values for name, values in scores.items()}})
+
+
+def write_chunk(path: Path, chunk: Chunk) -> None:
+    """Write columns and ledger as one file in one rename, so that neither exists without the other.
+
+    Row group 0 holds the nominal rows, every further one a kinematic variation.
+    """
+    groups = [_table(NOMINAL, chunk.events, chunk, chunk.extras, chunk.scores, True)]
+    for one in chunk.varied:
+        groups.append(_table(one.label, one.events, chunk, {}, one.scores, False))
     meta = {
-        "features": events.features.to_json(),
+        "features": chunk.events.features.to_json(),
         "scores": list(chunk.scores),
+        "weights": list(chunk.weights),
+        "groups": [NOMINAL, *(v.label for v in chunk.varied)],
         "ledger": chunk.ledger,
-        "histograms": chunk.histograms,
+        "histograms": None if chunk.histograms is None else _packed(chunk.histograms),
     }
     text = json.dumps(meta, default=_plain, sort_keys=True).encode()
-    table = pa.table(columns).replace_schema_metadata({_META: text})
-    with atomic(path) as temporary:
-        # Nobody reads a part of a chunk by value, so statistics and small pages would only cost.
-        pq.write_table(
-            table, temporary, compression="zstd", compression_level=1, use_dictionary=False,
-            write_statistics=False, data_page_size=1 << 22,
-        )  # fmt: skip
+    schema = groups[0].schema.with_metadata({_META: text})
+    floats = {f.name: "BYTE_STREAM_SPLIT" for f in schema if f.type == pa.float32()}
+    repeated = ["variation", "run", "luminosityBlock", "file_hi", "file_lo", "weight"]
+    with (
+        atomic(path) as temporary,
+        # Nobody reads a part of a chunk by value, so statistics and small pages would only cost. Bytes of floats apart are
+        # what LZ4 compresses well, at a third of the time of Zstandard on the floats as they are.
+        pq.ParquetWriter(
+            temporary, schema, compression="lz4", use_dictionary=repeated, column_encoding=floats,
+            write_statistics=False, data_page_size=1 << 22, write_page_checksum=True,
+        ) as file,
+    ):  # fmt: skip
+        for table in groups:
+            file.write_table(table.replace_schema_metadata({_META: text}), row_group_size=max(len(table), 1))
+
+
+def _packed(values: NDArray[np.float64]) -> dict[str, Any]:
+    """An array as text, exactly: histograms of many variations are too many numbers for JSON."""
+    whole = np.ascontiguousarray(values, dtype="<f8")
+    text = base64.b64encode(zlib.compress(whole.tobytes(), 1)).decode()
+    return {"shape": list(whole.shape), "f8": text}
+
+
+def _unpacked(raw: Mapping[str, Any]) -> NDArray[np.float64]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(raw["f8"])), "<f8").reshape(raw["shape"])
 
 
 def read_chunk_meta(path: Path) -> dict[str, Any]:
@@ -142,13 +213,25 @@ def read_chunk_meta(path: Path) -> dict[str, Any]:
         ) from error
     if _META not in raw:
         raise InputError(f"{path} was not written by elsewhere; move it out of the workspace")
-    return json.loads(raw[_META])
+    meta = json.loads(raw[_META])
+    if meta.get("histograms") is not None:
+        meta["histograms"] = _unpacked(meta["histograms"])
+    return meta
 
 
-def read_chunk(path: Path) -> Chunk:
-    """Read back what `write_chunk` wrote."""
+def read_chunk(path: Path, variation: str = NOMINAL) -> Chunk:
+    """Read back what `write_chunk` wrote: the nominal rows, or those of a kinematic variation, whose features are NaN.
+
+    Raises `InputError` for a damaged file or a variation it does not hold.
+    """
     meta = read_chunk_meta(path)
-    table = pq.read_table(path)
+    if variation not in meta["groups"]:
+        raise InputError(f"{path} has no variation '{variation}'; it has {', '.join(meta['groups'])}")
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read_row_group(meta["groups"].index(variation))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and process again") from error
     features = FeatureSet.from_json(meta["features"])
 
     def array(name: str) -> NDArray[Any]:
@@ -162,9 +245,10 @@ def read_chunk(path: Path) -> Chunk:
         x[:, i] = array(column.name)
     mass = np.full(table.num_rows, np.nan) if features.mass is None else array(features.mass.name)
     events = Events(x, mass, array("weight"), identity, features)
-    extras = {c.name: array(c.name) for c in features.extras}
+    extras = {c.name: array(c.name) for c in features.extras if variation == NOMINAL}
     scores = {name: array(f"score_{name}") for name in meta["scores"]}
-    return Chunk(events, extras, scores, meta["ledger"], meta["histograms"])
+    weights = {name: array(f"weight_{name}") for name in meta["weights"] if variation == NOMINAL}
+    return Chunk(events, extras, scores, meta["ledger"], meta["histograms"], (), weights)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,20 @@ def p_of(z: float) -> float:
     return float(stats.norm.sf(z))
 
 
+def refuse_outlier(weights: np.ndarray, what: str) -> None:
+    """Raise `FitError` when one of the weights (n,) is more than a tenth of their sum and ten times the usual one.
+
+    A statement that rests on a single event has no interval; few events of like weights are no outliers.
+    """
+    size = np.abs(weights)
+    total, largest = float(size.sum()), float(size.max(initial=0.0))
+    if largest > 0.1 * total and largest > 10 * float(np.median(size[size > 0])):
+        raise FitError(
+            f"one of {len(weights)} {what} carries {100 * largest / total:.3g} % of the weight ({largest:.3g}); "
+            "look for its cause, then cut it or lower its weight"
+        )
+
+
 def effective(weights: np.ndarray) -> tuple[float, float]:
     """(sum of weights, effective number of events (sum w)^2 / sum w^2)."""
     total, square = float(weights.sum()), float((weights**2).sum())

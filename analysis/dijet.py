@@ -35,15 +35,21 @@ class Basis:
     logw: Array
 
 
+def _check_edges(edges: Array, energy: float) -> None:
+    rising = np.diff(edges) > 0  # False for NaN too
+    if not rising.all():
+        first = int(np.argmin(rising))
+        raise FitError(f"bin edges must increase, found {edges[first]:g} and then {edges[first + 1]:g}")
+    if not (edges[0] > 0 and edges[-1] < energy):
+        raise FitError(f"bin edges must lie inside 0 to {energy:g} GeV, found {edges[0]:g} to {edges[-1]:g}")
+
+
 def basis(edges: Array, order: int, energy: float) -> Basis:
     """Basis of ``order`` shape parameters on ``edges`` (GeV) for collisions of ``energy`` GeV."""
     edges = np.asarray(edges, dtype=np.float64)
     if not MIN_ORDER <= order <= MAX_ORDER:
         raise FitError(f"order {order}: expected {MIN_ORDER} to {MAX_ORDER} shape parameters")
-    if np.any(np.diff(edges) <= 0) or edges[0] <= 0 or edges[-1] >= energy:
-        raise FitError(
-            f"bin edges must increase inside 0 to {energy:g} GeV, found {edges[0]:g} to {edges[-1]:g}"
-        )
+    _check_edges(edges, energy)
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     half = 0.5 * np.diff(edges)
     x = ((0.5 * (edges[1:] + edges[:-1]))[:, None] + half[:, None] * nodes) / energy
@@ -211,9 +217,14 @@ class Fit:
         return float(self.expected[which].sum()), float(np.sqrt(slope @ self.covariance @ slope))
 
 
-def _check(counts: Array, use: NDArray[np.bool_], order: int) -> None:
-    if not np.all(np.isfinite(counts)) or np.any(counts < 0):
-        raise FitError("a spectrum to fit must be finite and not negative")
+def _check(counts: Array, use: NDArray[np.bool_], edges: Array, order: int) -> None:
+    good = np.isfinite(counts) & (counts >= 0)
+    if not good.all():
+        bad = int(np.argmin(good))
+        raise FitError(
+            f"bin {edges[bad]:g}-{edges[bad + 1]:g} GeV holds {counts[bad]:g} events; a spectrum to fit must be finite "
+            "and not negative"
+        )
     if use.sum() <= order + 1:
         raise FitError(f"{int(use.sum())} bins cannot determine {order + 1} parameters; use more bins")
     if counts[use].sum() <= 0:
@@ -232,7 +243,7 @@ def fit_background(counts: Array, model: Basis, use: NDArray[np.bool_] | None = 
     """Poisson fit of the bins in ``use`` (None: all). Raises `FitError` when it does not converge."""
     counts = np.asarray(counts, dtype=np.float64)
     use = np.ones(len(counts), bool) if use is None else use
-    _check(counts, use, model.order)
+    _check(counts, use, model.edges, model.order)
     k = model.order + 1
     theta, fisher = np.zeros(k + 1), np.zeros((k + 1, k + 1))
     half, good = fit_one(counts, use, model.phi, model.logw, np.zeros(len(counts)), False, theta, fisher)
@@ -269,7 +280,7 @@ def fit_signal(counts: Array, model: Basis, mean: float, relative_width: float) 
     """Fit background plus a Gaussian at ``mean`` (GeV) of width ``relative_width`` x mean; the yield has a free sign."""
     counts = np.asarray(counts, dtype=np.float64)
     use = np.ones(len(counts), bool)
-    _check(counts, use, model.order + 1)
+    _check(counts, use, model.edges, model.order + 1)
     k = model.order + 1
     template = gaussian_template(model.edges, mean, relative_width * mean)
     theta, fisher = np.zeros(k + 1), np.zeros((k + 1, k + 1))

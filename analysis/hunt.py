@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from ..errors import FitError
 from ..events import Window
@@ -24,6 +25,8 @@ from .spectrum import Spectra
 from .toys import GlobalResult, ToyInput, global_p
 
 Array = NDArray[np.float64]
+#: Expected events below which a fit's extrapolation is no estimate of the background.
+NO_BACKGROUND = 0.01
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def scan(
                 continue
             b, s = fit.integral(inside, gradient_of(model, fit.theta)[1])
             found[i, c] = (fit, float(counts[inside].sum()), b, s)
-    out = []
+    out, fit_edges = [], spectra[0].edges
     for c, cut in enumerate(cuts):
         n, b, s = np.full((3, len(windows)), np.nan)
         for i in range(len(windows)):
@@ -122,6 +125,8 @@ def scan(
                 continue
             fit, counts = found[i, c][0], spectra[i].counts[c]
             z = corrected_z(n[i], b[i], s[i], delta[i], error[i])
+            if b[i] < NO_BACKGROUND:
+                z = min(z, unfitted_z(counts, window.contains(0.5 * (fit_edges[1:] + fit_edges[:-1]))))
             out.append(WindowResult(
                 window, cut, float(n[i]), float(b[i]), float(s[i]), float(delta[i]), float(error[i]),
                 float(signed_z(n[i], b[i], s[i])), z, p_of(z), fit.order, fit.half_deviance, fit.ndf, fit.p_value,
@@ -134,6 +139,19 @@ def corrected_z(n: float, b: float, s: float, delta: float, error: float) -> flo
     """Signed Z of n on b (1 + delta); the bias is uncertain by its own size and by its statistical ``error``."""
     scale = max(1.0 + delta, 1e-3)
     return float(signed_z(n, b * scale, float(np.hypot(s * scale, np.hypot(delta, error) * b))))
+
+
+def unfitted_z(counts: Array, inside: NDArray[np.bool_]) -> float:
+    """Z of the events inside where the fit expects none: exact Poisson, on an upper bound of the background.
+
+    The bound (68 %) is that of the bins beside the window, together as wide as it: a function that has fallen to nothing
+    says nothing, and counts that are zero still allow one event. 0 where fewer events than the bound were seen.
+    """
+    n, width, first = float(counts[inside].sum()), int(inside.sum()), int(np.argmax(inside))
+    half = -(-width // 2)
+    beside = [*counts[max(first - half, 0) : first], *counts[first + width : first + width + half]]
+    bound = 0.5 * float(stats.chi2.isf(1 - 0.6827, 2 * (sum(beside) + 1)))
+    return 0.0 if n < bound else z_of(float(stats.poisson.sf(n - 1, bound)))
 
 
 def _peak(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FitError
-from .counting import clopper_pearson, effective
+from .counting import clopper_pearson, effective, refuse_outlier
 
 Array = NDArray[np.float64]
 #: Revolution frequency of the LHC in Hz.
@@ -54,6 +54,7 @@ def rate_at(score: Array, weight: Array, threshold: float, bunches: int) -> Rate
     """
     if len(score) == 0 or np.any(weight < 0) or weight.sum() <= 0:
         raise FitError("a rate needs zero-bias crossings with weights that are not negative")
+    refuse_outlier(weight, "crossings")
     passing = score > threshold
     fraction = float(weight[passing].sum() / weight.sum())
     if passing.any():
@@ -80,6 +81,7 @@ def threshold_for(score: Array, weight: Array, khz: float, bunches: int) -> floa
 
     Raises `FitError` when even one crossing is a higher rate than asked: the sample is too small for it.
     """
+    refuse_outlier(weight, "crossings")
     order = np.argsort(-score, kind="stable")
     rate = np.cumsum(weight[order]) / weight.sum() * crossing_khz(bunches)
     ranked = score[order]

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,11 +21,36 @@ def seen_hashes(*samples: Events) -> NDArray[np.uint64]:
     return np.unique(np.concatenate([identity_hash(s.identity) for s in samples]))
 
 
+@nb.njit(cache=True, nogil=True)
+def _among(hashes: NDArray[np.uint64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which ``hashes`` are in the sorted ``seen``, shape (n,): each is compared with those that share its first bits."""
+    out = np.zeros(len(hashes), np.bool_)
+    bits = 1
+    while (1 << bits) < 2 * len(seen):
+        bits += 1
+    shift = np.uint64(64 - bits)
+    starts = np.zeros((1 << bits) + 1, np.int64)
+    for one in seen:
+        starts[int(one >> shift) + 1] += 1
+    for i in range(1, len(starts)):
+        starts[i] += starts[i - 1]
+    for i in range(len(hashes)):
+        bucket = int(hashes[i] >> shift)
+        for k in range(starts[bucket], starts[bucket + 1]):
+            if seen[k] == hashes[i]:
+                out[i] = True
+                break
+    return out
+
+
 def refuse_seen(events: Events, seen: NDArray[np.uint64], who: str) -> None:
     """Raise `LeakError` if one of ``events`` is among the ``seen`` hashes."""
     hashes = identity_hash(events.identity)
-    at = np.searchsorted(seen, hashes).clip(0, max(len(seen) - 1, 0))
-    leaked = seen[at] == hashes if len(seen) else np.zeros(len(hashes), bool)
+    if len(hashes) * 8 < len(seen):  # not worth a table of what was seen
+        at = np.searchsorted(seen, hashes).clip(0, len(seen) - 1)
+        leaked = seen[at] == hashes
+    else:
+        leaked = _among(hashes, seen)
     if leaked.any():
         one = events.identity[np.flatnonzero(leaked)[0]]
         raise LeakError(

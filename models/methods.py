@@ -66,14 +66,23 @@ def build(name: str, settings: Mapping[str, Any], factor: str) -> Any:
             raise ConfigError(f"{factor}.{key}: unknown setting of {name}{hint}")
     checker = TypeAdapter(cls, config=None)
     try:
-        return checker.validate_python(dict(settings))
+        made = checker.validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([factor, *(str(p) for p in first["loc"])])
+        said = first.get("ctx", {}).get("error")  # by the method itself
+        if said is not None:
+            raise ConfigError(f"{path}: {said}") from None
         raise ConfigError(f"{path}: found {first['input']!r}, expected: {first['msg']}") from None
+    for key, value in settings.items():  # pydantic's strict mode would refuse lists for tuples too
+        if isinstance(value, str) and not isinstance(getattr(made, key), str):
+            raise ConfigError(
+                f"{factor}.{key}: found {value!r}, expected: {getattr(made, key)!r} without quotes"
+            )
+    return made
 
 
-_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES):
     _cls.__pydantic_config__ = _STRICT  # pyright: ignore[reportAttributeAccessIssue]
 

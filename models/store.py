@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import FeatureError, InputError
 from ..events import Events, FeatureSet
 from ..workspace import digest, file_digest, read_json, write_json
+from .arrays import write_arrays
 from .base import Representation, Storable
 from .methods import REFERENCES, REPRESENTATIONS, SCORES, WRAPPERS, settings_of
 
@@ -79,17 +80,12 @@ def save(score: Any, folder: Path, features: FeatureSet, record: Mapping[str, An
     ``record``: how it was trained, JSON-ready. ``features``: the columns it takes. Raises `InputError` for a score
     that has no `Storable` state.
     """
-    from safetensors.numpy import save_file
-
     described = _describe(score)
     info, arrays, texts = score.state()
     temporary = folder.with_name(f"{folder.name}.tmp.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary / "weights.safetensors")
-    for name, text in texts.items():
-        (temporary / f"{name}.txt").write_text(text)
-    whole = {
+    head = {
         "format": FORMAT,
         "method": described,
         "learnt": info,
@@ -97,10 +93,12 @@ def save(score: Any, folder: Path, features: FeatureSet, record: Mapping[str, An
         "record": {
             k: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for k, v in record.items()
         },
-        "files": {p.name: file_digest(p) for p in sorted(temporary.iterdir())},
     }
-    whole["sha256"] = digest(whole)
-    write_json(temporary / "model.json", whole)
+    try:
+        _write_parts(temporary, head, arrays, texts)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if folder.exists():
         old = folder.with_name(f"{folder.name}.tmp.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -109,6 +107,17 @@ def save(score: Any, folder: Path, features: FeatureSet, record: Mapping[str, An
         shutil.rmtree(old)
     else:
         temporary.rename(folder)
+
+
+def _write_parts(
+    folder: Path, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]
+) -> None:
+    """Weights and texts, then model.json with the checksums of all of them and its own."""
+    write_arrays(folder / "weights.safetensors", arrays)
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    whole = {**head, "files": {p.name: file_digest(p) for p in sorted(folder.iterdir())}}
+    write_json(folder / "model.json", {**whole, "sha256": digest(whole)})
 
 
 def load(
@@ -120,16 +129,32 @@ def load(
     what you trust. Raises `InputError` for a damaged or altered file or a class that is neither ours nor allowed,
     `FeatureError` when ``features`` differ from the model's.
     """
-    from safetensors.numpy import load_file
-
     whole = _checked(folder)
     own = FeatureSet.from_json(whole["features"])
     if features is not None:
         own.require_same(features, f"model {folder.name}", "the data")
-    arrays: dict[str, NDArray[Any]] = load_file(folder / "weights.safetensors")
-    names = [n for n in whole["files"] if n.endswith(".txt")]
-    texts = {n.removesuffix(".txt"): (folder / n).read_text() for n in names}
+    arrays, texts = _read_parts(folder, whole["files"])
     return _rebuild(whole["method"], folder, allow).restore(whole["learnt"], arrays, texts), own
+
+
+def _read_parts(folder: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Arrays and texts by name; what is neither safetensors nor text is an `InputError` that names it."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / "weights.safetensors"
+    try:
+        arrays: dict[str, NDArray[Any]] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); train again") from error
+    texts = {}
+    for name in names:
+        if name.endswith(".txt"):
+            try:
+                texts[name.removesuffix(".txt")] = (folder / name).read_text()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{folder / name} is not text ({error}); train again") from error
+    return arrays, texts
 
 
 def _checked(folder: Path) -> dict[str, Any]:

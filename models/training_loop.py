@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from .. import __version__
 from ..errors import FitError, InputError
 from ..workspace import atomic, digest
+from .arrays import read_arrays, write_arrays
 from .training_task import Progress, State, Task, TrainingRecord, TrainingResult, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def task_key(task: Task, settings: TrainSettings) -> str:
         for key, array in (sample.arrays() if sample else {}).items():
             sums[f"{name}/{key}"] = [list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     functions = [f"{f.__module__}.{f.__qualname__}" for f in (task.build, task.loss)]
-    return digest(functions, dict(task.config), settings.identity(), sums)
+    return digest([__version__, version("torch")], functions, dict(task.config), settings.identity(), sums)
 
 
 class Trainer:
@@ -202,8 +204,6 @@ class Trainer:
         return {n: p.detach().numpy().copy() for n, p in self.network.named_parameters()}
 
     def _save(self, folder: Path, key: str) -> None:
-        from safetensors.numpy import save_file
-
         done = self.done
         arrays = {f"now/{n}": a for n, a in self.state().items()}
         for name, parameter in zip(self.names, self.parameters, strict=True):
@@ -222,7 +222,7 @@ class Trainer:
             "kept": [epoch for epoch, _ in done.kept],
         }
         with atomic(folder / CHECKPOINT) as temporary:
-            save_file(arrays, temporary, metadata={"elsewhere": json.dumps(info)})
+            write_arrays(temporary, arrays, info)
 
     def _resume(self, folder: Path, key: str) -> None:
         """Take back what `_save` wrote, if it was written for this very task."""
@@ -254,18 +254,18 @@ def progressed(info: Mapping[str, Any], arrays: State) -> Progressed:
 
 
 def read_checkpoint(folder: Path, key: str) -> tuple[dict[str, Any], State] | None:
-    """The checkpoint in ``folder``: (description, arrays); None if there is none, or one of another task."""
-    from safetensors import SafetensorError, safe_open
+    """The checkpoint in ``folder``: (description, arrays); None if there is none, a damaged one, or another task's.
 
+    A checkpoint only saves time, so one that cannot be trusted is not worth stopping for.
+    """
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="numpy") as file:
-            info = json.loads((file.metadata() or {}).get("elsewhere", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and train again") from error
+        info, arrays = read_arrays(path)
+    except InputError as error:
+        log.warning("training starts from nothing: %s", error)
+        return None
     if info.get("key") != key:
         log.info("%s belongs to other settings or data; training starts from nothing", path)
         return None

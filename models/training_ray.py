@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import ElsewhereError, FitError
 from ..workspace import atomic
+from .arrays import write_arrays
 from .networks.dense import one_thread
 from .training_loop import CHECKPOINT, Trainer, finish, progressed, read_checkpoint, task_key
 from .training_task import Progress, Sample, Task, TrainingResult, TrainSettings
@@ -167,12 +168,10 @@ def train_on_ray(
 
 
 def _write_data(task: Task, folder: Path) -> None:
-    from safetensors.numpy import save_file
-
     samples = {"train": task.train, "validation": task.validation}
     arrays = {f"{n}/{k}": v for n, s in samples.items() if s is not None for k, v in s.arrays().items()}
     with atomic(folder / _DATA) as temporary:
-        save_file(arrays, temporary)
+        write_arrays(temporary, arrays)
 
 
 def _fit(task: Task, settings: TrainSettings, folder: Path, key: str) -> None:

@@ -76,8 +76,10 @@ class Standardized:
         self.mean_ = np.average(ordered.x.astype(np.float64), axis=0, weights=ordered.weight)
         variance = np.average((ordered.x - self.mean_) ** 2, axis=0, weights=ordered.weight)
         self.std_ = np.sqrt(variance)
-        if np.any(self.std_ == 0):
-            name = reference.features.names[int(np.argmin(self.std_))]
+        # Not by the deviation: rounding of the mean makes it a tiny number, by which nothing may be divided.
+        constant = np.ptp(ordered.x, axis=0) == 0
+        if constant.any():
+            name = reference.features.names[int(np.argmax(constant))]
             raise InputError(f"column {name} is constant in the reference; leave it out")
         self.inner = self.inner.fit(self._apply(reference), self._apply(data))
         return self

@@ -13,13 +13,13 @@ from coffea.processor import ProcessorABC
 from ..errors import ConfigError, InputError
 from ..workspace import write_chunk
 from .core import IDENTITY_BRANCHES, Recipe, Unit, finish_unit
+from .driver import unit_path
 from .features import Columns, Features
 from .report import check_tiling, merge_histograms
-from .stream import unit_path
 
 
-def nano_columns(events: Any, features: Features) -> Columns:
-    """The branches a feature set needs from coffea's NanoEvents, named as in the file: FatJet_pt from FatJet.pt.
+def nano_columns(events: Any, recipe: Recipe, dataset: str) -> Columns:
+    """The branches a recipe needs from coffea's NanoEvents, named as in the file: FatJet_pt from FatJet.pt.
 
     Raises `InputError` naming a branch that is not there.
     """
@@ -33,15 +33,15 @@ def nano_columns(events: Any, features: Features) -> Columns:
             return events[collection][name]  # by key: NanoEvents' attributes may be properties of the vector
         return None
 
-    out = {}
-    for branch in (*IDENTITY_BRANCHES, "genWeight", *features.branches, *features.optional):
+    out, required = {}, {*IDENTITY_BRANCHES, *recipe.branches(dataset)}
+    for branch in (*required, *recipe.optional(dataset)):
         values = find(branch)
         if values is not None:
             out[branch] = np.asarray(ak.to_numpy(values)) if values.ndim == 1 else ak.Array(values)
-        elif branch in IDENTITY_BRANCHES or branch in features.branches:
+        elif branch in required:
             where = events.metadata.get("filename", "the events")
             raise InputError(
-                f"{where} has no branch {branch}, which feature set '{features.features.name}' needs"
+                f"{where} has no branch {branch}, which feature set '{recipe.features.features.name}' or a nuisance needs"
             )
     return out
 
@@ -61,10 +61,14 @@ class FeatureProcessor(ProcessorABC):
         scorers: Mapping[str, Any] | None = None,
         thresholds: Mapping[str, Sequence[float]] | None = None,
         *,
+        filters: Mapping[str, tuple[Any, ...]] | None = None,
+        nuisances: Mapping[str, tuple[Any, ...]] | None = None,
         out: Path | None = None,
         scales: Mapping[str, float] | None = None,
     ) -> None:
-        self.recipe = Recipe(features, scorers or {}, thresholds or {})
+        self.recipe = Recipe(
+            features, scorers or {}, thresholds or {}, filters=filters or {}, nuisances=nuisances or {}
+        )
         self.out = out
         self.scales = dict(scales or {})
 
@@ -81,10 +85,11 @@ class FeatureProcessor(ProcessorABC):
             raise ConfigError(
                 f"the events' metadata has no {error}; run this processor by coffea's Runner"
             ) from None
-        chunk = finish_unit(nano_columns(events, self.recipe.features), self.recipe, unit)
+        chunk = finish_unit(nano_columns(events, self.recipe, name), self.recipe, unit)
         if self.out is not None:
             write_chunk(unit_path(self.out, "columns", unit), chunk)
-        made = merge_histograms(self.recipe.features.features, self.recipe.cuts, [(name, chunk.histograms)])
+        parts = [(name, chunk.variations, chunk.histograms)]
+        made = merge_histograms(self.recipe.features.features, self.recipe.cuts, parts)
         return {"histograms": {name: made}, "ledger": [chunk.ledger]}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 from ..errors import FeatureError, IncompleteError, InputError
 from ..events import Events, FeatureSet, identity_hash, make_identity
-from ..workspace import Chunk
-from .features import Columns, Features
+from ..workspace import NOMINAL, Chunk, Varied
+from .features import Columns, Computed, Features, recompute
+from .filters import EventFilter, apply_filters
+from .lumis import lumis_of
+from .nuisances.base import Kinematic, Variation, WeightNuisance, vary
+from .places import PATIENCE, RemoteSettings
 
-#: Rows a scorer gets at once: networks are fastest when a batch stays in the cache.
-BATCH = 4096
+#: Rows a scorer gets at once, few enough to stay near the cache.
+BATCH = 16_384
 #: Bins of the mass axis where the feature set does not say otherwise.
 MASS_BINS = 130
 IDENTITY_BRANCHES = ("run", "luminosityBlock", "event")
@@ -33,17 +37,41 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to do with every unit: the features, the scorers by name, and the score cuts of the histogram."""
+    """What to do with every unit: the features, the scorers by name, the score cuts of the histogram; by dataset the
+    filters and the nuisances, each of these at every one of the ``shifts``, in standard deviations."""
 
     features: Features
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     thresholds: Mapping[str, Sequence[float]] = field(default_factory=dict)
     key: str = ""
+    filters: Mapping[str, tuple[EventFilter, ...]] = field(default_factory=dict)
+    nuisances: Mapping[str, tuple[Kinematic | WeightNuisance, ...]] = field(default_factory=dict)
+    shifts: tuple[float, ...] = (-1.0, 1.0)
+    remote: RemoteSettings = PATIENCE
 
     @property
     def cuts(self) -> list[str]:
         """Names of the histogram's score cuts, 'all' first."""
         return ["all", *(f"{n}>{t:g}" for n in self.thresholds for t in self.thresholds[n])]
+
+    def kinematic(self, dataset: str) -> list[Kinematic]:
+        """The nuisances of a dataset that change columns, in order."""
+        return [n for n in self.nuisances.get(dataset, ()) if isinstance(n, Kinematic)]
+
+    def weighted(self, dataset: str) -> list[WeightNuisance]:
+        """The nuisances of a dataset that change weights, in order."""
+        return [n for n in self.nuisances.get(dataset, ()) if isinstance(n, WeightNuisance)]
+
+    def branches(self, dataset: str) -> list[str]:
+        """Branches that must be there, identity apart."""
+        sources = (self.features, *self.nuisances.get(dataset, ()))
+        return list(dict.fromkeys(b for s in sources for b in s.branches))
+
+    def optional(self, dataset: str) -> list[str]:
+        """Branches that are used where a file has them."""
+        sources, required = (self.features, *self.nuisances.get(dataset, ())), self.branches(dataset)
+        every = dict.fromkeys(["genWeight", *(b for s in sources for b in s.optional)])
+        return [b for b in every if b not in required]
 
 
 @dataclass(frozen=True)
@@ -71,11 +99,13 @@ def mass_axis(features: FeatureSet) -> hist.axis.Regular:
     return hist.axis.Regular(MASS_BINS, low, high, name="mass", label=f"{column.name} [{column.unit}]")
 
 
-def histogram(features: FeatureSet, datasets: Sequence[str], cuts: Sequence[str]) -> hist.Hist:
+def histogram(
+    features: FeatureSet, datasets: Sequence[str], cuts: Sequence[str], variations: Sequence[str] = (NOMINAL,)
+) -> hist.Hist:
     """An empty dataset x variation x cut x mass histogram with weighted storage."""
     return hist.Hist(
         hist.axis.StrCategory(datasets, name="dataset"),
-        hist.axis.StrCategory(["nominal"], name="variation"),
+        hist.axis.StrCategory(variations, name="variation"),
         hist.axis.StrCategory(cuts, name="cut"),
         mass_axis(features),
         storage=hist.storage.Weight(),
@@ -90,11 +120,12 @@ def event_weights(columns: Columns, n: int, scale: float) -> NDArray[np.float64]
 
 
 def _check_finite(events: Events, unit: Unit) -> None:
-    columns: dict[str, NDArray[Any]] = {name: events.x[:, i] for i, name in enumerate(events.features.names)}
-    if events.features.mass is not None:
-        columns[events.features.mass.name] = events.mass
-    elif np.isfinite(events.x).all():
+    mass = events.features.mass
+    if np.isfinite(events.x).all() and (mass is None or np.isfinite(events.mass).all()):
         return
+    columns: dict[str, NDArray[Any]] = {name: events.x[:, i] for i, name in enumerate(events.features.names)}
+    if mass is not None:
+        columns[mass.name] = events.mass
     for name, values in columns.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -124,21 +155,25 @@ def score_events(events: Events, scorers: Mapping[str, Scorer]) -> dict[str, NDA
     return out
 
 
-def _fill(recipe: Recipe, events: Events, scores: Mapping[str, NDArray[np.float64]]) -> list[Any]:
-    """Values and variances (cut x mass with flow bins) of one unit."""
-    made = histogram(events.features, ["unit"], recipe.cuts)
+def _fill(
+    recipe: Recipe,
+    events: Events,
+    scores: Mapping[str, NDArray[np.float64]],
+    weights: Sequence[NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Values and variances (2, weights, cuts, mass bins with flow) of the same events under each of the ``weights``."""
+    axis = mass_axis(events.features)
     mass = events.mass if events.features.mass is not None else np.full(len(events), 0.5)
-    made.fill(dataset="unit", variation="nominal", cut="all", mass=mass, weight=events.weight)
-    for name, limits in recipe.thresholds.items():
-        for limit in limits:
-            passing = scores[name] > limit
-            made.fill(
-                dataset="unit", variation="nominal", cut=f"{name}>{limit:g}",
-                mass=mass[passing], weight=events.weight[passing],
-            )  # fmt: skip
-    view = made.view(flow=True)[0, 0]
-    cuts = len(recipe.cuts)
-    return [np.asarray(view.value)[:cuts].tolist(), np.asarray(view.variance)[:cuts].tolist()]
+    masks = [None, *(scores[name] > limit for name, limits in recipe.thresholds.items() for limit in limits)]
+    out = np.zeros((2, len(weights), len(masks), axis.extent))
+    for c, mask in enumerate(masks):
+        m = mass if mask is None else mass[mask]
+        for w, weight in enumerate(weights):
+            made = hist.Hist(axis, storage=hist.storage.Weight())
+            made.fill(m, weight=weight if mask is None else weight[mask])
+            view: Any = made.view(flow=True)
+            out[0, w, c], out[1, w, c] = view.value, view.variance
+    return out
 
 
 def identity_rows(columns: Columns, unit: Unit, n: int) -> NDArray[np.void]:
@@ -151,27 +186,90 @@ def identity_rows(columns: Columns, unit: Unit, n: int) -> NDArray[np.void]:
     return make_identity(branches[0], branches[1], branches[2], file)
 
 
+def _varied_weights(
+    columns: Columns, recipe: Recipe, unit: Unit
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """The nominal weight with every correction, and that of every weight variation by its label, (n,) each."""
+    weight, every = event_weights(columns, unit.stop - unit.start, unit.scale), recipe.weighted(unit.dataset)
+    factors = [n.factor(columns, 0.0) for n in every]
+    out = {}
+    for i, nuisance in enumerate(every):
+        rest = weight * np.prod(factors[:i] + factors[i + 1 :], axis=0)
+        for nu in recipe.shifts:
+            out[Variation(nuisance.name, nu).label] = rest * nuisance.factor(columns, nu)
+    return weight * np.prod(factors, axis=0) if factors else weight, out
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What stays the same under every variation: identity (n,), nominal weight (n,), and the filters' masks (n,)."""
+
+    unit: Unit
+    identity: NDArray[np.void]
+    weight: NDArray[np.float64]
+    filters: Mapping[str, NDArray[np.bool_]]
+
+    def select(self, computed: Computed, features: FeatureSet) -> tuple[Events, Computed, NDArray[np.bool_]]:
+        """The events that pass the filters and the features' own cuts, their features, and their mask (n,)."""
+        keep = computed.kept(len(self.identity))
+        if self.filters:
+            counted = np.logical_and.reduce(list(self.filters.values()))
+            computed, keep = computed.take(counted[keep]), keep & counted
+        every = bool(keep.all())
+        weight, identity = (a if every else a[keep] for a in (self.weight, self.identity))
+        events = Events(computed.x, computed.mass, weight, identity, features)
+        _check_finite(events, self.unit)
+        return events, computed, keep
+
+    def ledger(self, cuts: Mapping[str, NDArray[np.bool_]], simulated: bool) -> dict[str, Any]:
+        """Counts, cutflow, hash sum of all n events, and of data the luminosity sections that count."""
+        n, unit = len(self.identity), self.unit
+        passed, cutflow = np.ones(n, bool), [["all", n, float(self.weight.sum())]]
+        for name, mask in {**self.filters, **cuts}.items():
+            passed &= mask
+            cutflow.append([name, int(passed.sum()), float(self.weight[passed].sum())])
+        with np.errstate(over="ignore"):
+            sum_of_hashes = int(identity_hash(self.identity).sum(dtype=np.uint64))
+        sections: dict[str, Any] = {}
+        if not simulated and not unit.by_entry:
+            masks = list(self.filters.values())
+            sections = lumis_of(self.identity[np.logical_and.reduce(masks)] if masks else self.identity)
+        return {
+            "dataset": unit.dataset, "path": unit.path, "uuid": unit.uuid, "start": unit.start, "stop": unit.stop,
+            "n_in": n, "sumw": float(self.weight.sum()), "hash_sum": str(sum_of_hashes), "cutflow": cutflow,
+            "lumis": sections,
+        }  # fmt: skip
+
+
 def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
-    """Everything that happens to the columns of one unit; counts and hash sum make its ledger row."""
+    """Everything that happens to the columns of one unit; counts and hash sum make its ledger row.
+
+    Columns are read once; a kinematic variation computes again what it touched, selects, scores and fills; a weight
+    variation only fills.
+    """
     n = len(next(iter(columns.values())))
     if n != unit.stop - unit.start:
         raise IncompleteError(f"{unit.path}: entries {unit.start}-{unit.stop} gave {n} events")
-    computed = recipe.features.compute(columns)
-    keep = computed.kept(n)
-    identity = identity_rows(columns, unit, n)
-    weight = event_weights(columns, n, unit.scale)
-    events = Events(computed.x, computed.mass, weight[keep], identity[keep], recipe.features.features)
-    _check_finite(events, unit)
+    features, identity = recipe.features, identity_rows(columns, unit, n)
+    kinematic = recipe.kinematic(unit.dataset)
+    nominal = vary(columns, kinematic, {}, identity)
+    weight, weights = _varied_weights(nominal, recipe, unit)
+    filters = apply_filters(recipe.filters.get(unit.dataset, ()), identity, unit)
+    batch = _Batch(unit, identity, weight, filters)
+    computed = features.compute(nominal)
+    events, selected, keep = batch.select(computed, features.features)
     scores = score_events(events, recipe.scorers)
-    passed, cutflow = np.ones(n, bool), [["all", n, float(weight.sum())]]
-    for name, mask in computed.cuts.items():
-        passed &= mask
-        cutflow.append([name, int(passed.sum()), float(weight[passed].sum())])
-    with np.errstate(over="ignore"):
-        sum_of_hashes = int(identity_hash(identity).sum(dtype=np.uint64))
-    ledger = {
-        "dataset": unit.dataset, "path": unit.path, "uuid": unit.uuid, "start": unit.start, "stop": unit.stop,
-        "n_in": n, "n_out": len(events), "sumw": float(weight.sum()), "hash_sum": str(sum_of_hashes),
-        "cutflow": cutflow, "key": recipe.key,
-    }  # fmt: skip
-    return Chunk(events, computed.extras, scores, ledger, _fill(recipe, events, scores))
+    weights = {label: w[keep] for label, w in weights.items()}
+    filled, varied = [_fill(recipe, events, scores, [events.weight])], []
+    for nuisance, nu in ((k, nu) for k in kinematic for nu in recipe.shifts):
+        shifted = vary(columns, kinematic, {nuisance.name: nu}, identity)
+        touched = [name for name in shifted if shifted[name] is not nominal.get(name)]
+        again, _, _ = batch.select(recompute(features, computed, shifted, touched), features.features)
+        varied.append(Varied(Variation(nuisance.name, nu).label, again, score_events(again, recipe.scorers)))
+        filled.append(_fill(recipe, again, varied[-1].scores, [again.weight]))
+    if weights:
+        filled.append(_fill(recipe, events, scores, list(weights.values())))
+    simulated = "genWeight" in columns
+    ledger = {**batch.ledger(computed.cuts, simulated), "n_out": len(events), "key": recipe.key}
+    histograms = np.concatenate(filled, axis=1)
+    return Chunk(events, selected.extras, scores, ledger, histograms, tuple(varied), weights)

@@ -1,4 +1,4 @@
-"""The workers' environment, owned in one place: allocator thresholds, one thread each, and a check that it took.
+"""The workers' environment, owned in one place: allocator thresholds, one thread each, warm imports, and a check.
 
 Dask's nanny sets MALLOC_TRIM_THRESHOLD_=65536, which makes glibc give every large array back to the system at once:
 a columnar task then costs more than twice its CPU. Both thresholds must be raised together, before Python starts.
@@ -11,9 +11,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
+
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from ..errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +30,67 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+#: What every unit needs; scorers add theirs.
+MODULES = ("numpy", "awkward", "uproot", "pyarrow.parquet", "hist", "elsewhere.processors.stream")
+#: Types of the branches that are not float32.
+_KIND = {"bx": "int16", "etSumType": "int32"}
 
 
 def prepare_process() -> list[str]:
     """Run in a worker before its first task: one torch thread; returns what differs from the environment asked for."""
-    import sys
-
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     return [k for k, v in WORKER_ENVIRONMENT.items() if os.environ.get(k) != v]
+
+
+def warm_kernels() -> None:
+    """Compile the numba kernels, or load them from the cache, on one event of the types NanoAOD has."""
+    import awkward as ak
+
+    from .features import Dijet, Level1
+
+    one = ak.Array([[1.0]])
+    for features in (Dijet(), Level1()):
+        names = (*features.branches, *features.optional)
+        columns = {
+            name: ak.values_astype(one, _KIND.get(name.partition("_")[2], "float32")) for name in names
+        }
+        features.compute({name: c for name, c in columns.items() if name != "Pileup_nPU"})
+
+
+class Warm(WorkerPlugin):
+    """Checks a worker's environment and imports what its tasks need, so that no task pays for it.
+
+    A plugin also reaches the workers that join later. ``modules``: what the scorers need beyond `MODULES`, such as
+    ``torch`` or ``lightgbm``. ``strict``: a wrong environment is a `ConfigError` (clusters this process starts);
+    otherwise a warning.
+    """
+
+    name = "elsewhere-warm"
+
+    def __init__(self, modules: Sequence[str] = (), *, strict: bool = True) -> None:
+        self.modules, self.strict = (*MODULES, *modules), strict
+
+    def setup(self, worker: Any) -> None:
+        """Import, compile, check; raises `ConfigError` for a wrong environment where ``strict``."""
+        for module in self.modules:
+            import_module(module)
+        warm_kernels()
+        wrong = prepare_process()
+        if not wrong:
+            return
+        text = f"worker {worker.address} lacks {', '.join(f'{k}={WORKER_ENVIRONMENT[k]}' for k in wrong)}"
+        if self.strict:
+            raise ConfigError(
+                f"{text}; set them before its Python starts, or run where Dask starts the workers"
+            )
+        log.warning("%s: its tasks may take more than twice the CPU", text)
+
+
+def environment_problems(client: Any) -> dict[str, list[str]]:
+    """Which variables are wrong, by worker of ``client``; empty when all is well."""
+    answers: Any = client.run(prepare_process)
+    return {worker: wrong for worker, wrong in dict(answers).items() if wrong}
 
 
 @contextmanager
@@ -43,12 +101,8 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
 
     if scheduler != "local":
         with Client(scheduler, timeout="20s") as client:
-            found_by_worker: Any = client.run(prepare_process)
-            wrong = {k for found in dict(found_by_worker).values() for k in found}
-            if wrong:
-                log.warning(
-                    "workers at %s lack %s: tasks may take more than twice the CPU", scheduler, sorted(wrong)
-                )
+            warn_of_environment(client)
+            client.register_plugin(Warm(strict=False))
             yield client
         return
     settings: dict[str, Any] = {
@@ -58,10 +112,18 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+            n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
-        client.run(prepare_process)
+        client.register_plugin(Warm())
         yield client
+
+
+def warn_of_environment(client: Any) -> None:
+    """Say once which variables workers that somebody else started lack."""
+    wrong = environment_problems(client)
+    if wrong:
+        names = sorted({name for found in wrong.values() for name in found})
+        log.warning("%d workers lack %s: tasks may take more than twice the CPU", len(wrong), names)

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, FeatureError
 from ..events import Column, FeatureSet
 from ..workspace import digest
-from .kernels import dijet_kernel, first_kernel, leading_kernel
+from .kernels import dijet_kernel, leading_kernel, sums_kernel
 
 Columns = Mapping[str, Any]
 
@@ -34,6 +34,11 @@ class Computed:
     mass: NDArray[np.float64]
     cuts: dict[str, NDArray[np.bool_]]
     extras: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def take(self, which: NDArray[np.bool_]) -> Computed:
+        """Those of the kept events that a mask (n_kept,) selects."""
+        extras = {name: values[which] for name, values in self.extras.items()}
+        return Computed(self.x[which], self.mass[which], self.cuts, extras)
 
     def kept(self, n: int) -> NDArray[np.bool_]:
         """Mask (n,) of the events that pass every cut."""
@@ -65,6 +70,25 @@ class Features(Protocol):
     def compute(self, columns: Columns) -> Computed:
         """Features from columns: jagged ones are awkward arrays, flat ones NumPy."""
         ...
+
+
+@runtime_checkable
+class Incremental(Protocol):
+    """Features that can be computed again where only some branches changed."""
+
+    def recompute(self, nominal: Computed, columns: Columns, touched: Collection[str]) -> Computed:
+        """The features of ``columns``, which differ from those of ``nominal`` in the branches ``touched`` alone."""
+        ...
+
+
+def recompute(features: Features, nominal: Computed, columns: Columns, touched: Collection[str]) -> Computed:
+    """The features of ``columns``, which differ in ``touched`` from those that gave ``nominal``: nothing is computed again
+    that reads none of them."""
+    if not set(touched) & {*features.branches, *features.optional}:
+        return nominal
+    if isinstance(features, Incremental):
+        return features.recompute(nominal, columns, touched)
+    return features.compute(columns)
 
 
 @dataclass(frozen=True)
@@ -107,14 +131,22 @@ def flat_parts(
     columns: Columns, prefix: str, names: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
     """Offsets (n+1,) and contents of a collection's branches, in the file's own types, for kernels."""
-    first = ak.to_packed(columns[f"{prefix}_{names[0]}"])
-    counts = ak.to_numpy(ak.num(first))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    contents = [np.ascontiguousarray(ak.to_numpy(ak.flatten(columns[f"{prefix}_{n}"]))) for n in names]
+    offsets, first = _offsets_and_content(columns[f"{prefix}_{names[0]}"])
+    contents = [first, *(_offsets_and_content(columns[f"{prefix}_{n}"])[1] for n in names[1:])]
     for name, content in zip(names, contents, strict=True):
         if len(content) != offsets[-1]:
             raise FeatureError(f"{prefix}_{name} and {prefix}_{names[0]} have different numbers of entries")
     return offsets, contents
+
+
+def _offsets_and_content(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Offsets from 0 and the flat content of a jagged column; straight from its buffers where they are plain."""
+    layout = column.layout
+    if not (isinstance(layout, ak.contents.ListOffsetArray) and layout.content.is_numpy):
+        layout = ak.to_packed(ak.from_regular(column)).layout
+    offsets = np.asarray(layout.offsets.data, dtype=np.int64)
+    content = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+    return offsets - offsets[0] if offsets[0] else offsets, content
 
 
 DIJET = FeatureSet(
@@ -155,15 +187,18 @@ class Dijet:
         """The four numbers, m_jj and the carried ones; cuts: two jets, leading pT, central."""
         names = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
         offsets, contents = flat_parts(columns, "FatJet", names)
-        out = dijet_kernel(offsets, *(c.astype(np.float64) for c in contents))
+        n = len(offsets) - 1
+        x, mass, rest = np.empty((n, 4), np.float32), np.empty(n), np.empty((6, n), np.float32)
+        dijet_kernel(offsets, *contents, x, mass, rest)
         two = np.diff(offsets) >= 2
-        hard = out[:, 5] > self.min_pt
-        central = (np.abs(out[:, 7]) < self.max_eta) & (np.abs(out[:, 8]) < self.max_eta)
+        hard = rest[0] > self.min_pt
+        central = (np.abs(rest[2]) < self.max_eta) & (np.abs(rest[3]) < self.max_eta)
         keep = two & hard & central
-        kept = out[keep]
-        extras = {c.name: kept[:, 5 + i].astype(np.float32) for i, c in enumerate(self.features.extras)}
+        if not keep.all():
+            x, mass, rest = x[keep], mass[keep], rest[:, keep]
+        extras = {c.name: rest[i] for i, c in enumerate(self.features.extras)}
         cuts = {"two jets": two, f"pT > {self.min_pt:g} GeV": hard, f"|eta| < {self.max_eta:g}": central}
-        return Computed(kept[:, :4].astype(np.float32), kept[:, 4], cuts, extras)
+        return Computed(x, mass, cuts, extras)
 
 
 LEVEL1_OBJECTS = (("EG", "L1EG", 4), ("Mu", "L1Mu", 4), ("Jet", "L1Jet", 10))
@@ -217,30 +252,39 @@ class Level1:
     def compute(self, columns: Columns) -> Computed:
         """The tensor; every event is kept."""
         n = len(columns["L1EtSum_pt"])
-        x = np.zeros((n, len(self.features)), np.float32)
-        offsets, (sum_pt, sum_phi, kinds) = flat_parts(columns, "L1EtSum", ("pt", "phi", "etSumType"))
-        # CMS's etSumType: 1 is HTT, 2 is MET.
-        sums = (offsets, kinds, self._in_time(columns, "L1EtSum", len(sum_pt)))
-        x[:, 0], x[:, 2] = first_kernel(*sums, 2, sum_pt), first_kernel(*sums, 2, sum_phi)
+        computed = Computed(np.empty((n, len(self.features)), np.float32), np.full(n, np.nan), {})
+        return self._fill(columns, computed, set(self.branches))
+
+    def recompute(self, nominal: Computed, columns: Columns, touched: Collection[str]) -> Computed:
+        """The tensor of changed columns: only the objects whose branches were touched are looked at again."""
+        return self._fill(columns, Computed(nominal.x.copy(), nominal.mass, {}, nominal.extras), touched)
+
+    def _fill(self, columns: Columns, computed: Computed, touched: Collection[str]) -> Computed:
+        x, extras = computed.x, dict(computed.extras)
+        hit = {name.split("_")[0] for name in touched}
         start = 3
         for _, branch, most in LEVEL1_OBJECTS:
-            offsets, parts = flat_parts(columns, branch, ("pt", "eta", "phi"))
-            pt, eta, phi = parts
-            leading_kernel(offsets, pt, eta, phi, self._in_time(columns, branch, len(pt)), most, x, start)
+            if branch in hit:
+                offsets, parts = flat_parts(columns, branch, ("pt", "eta", "phi"))
+                use = self._in_time(columns, branch, len(parts[0]))
+                leading_kernel(offsets, *parts, use, most, x, start)
             start += 3 * most
-        ht = first_kernel(*sums, 1, sum_pt)
-        jets = x[:, 27::3].sum(axis=1)
-        pileup = columns.get("Pileup_nPU")
-        extras = {
-            "HT": np.where(ht > 0, ht, jets).astype(np.float32),
-            "n_pileup": np.full(n, -1, np.int32) if pileup is None else np.asarray(pileup, np.int32),
-        }
-        return Computed(x, np.full(n, np.nan), {}, extras)
+        if "L1EtSum" in hit or "L1Jet" in hit:
+            offsets, (sum_pt, sum_phi, kinds) = flat_parts(columns, "L1EtSum", ("pt", "phi", "etSumType"))
+            extras["HT"] = np.empty(len(x), np.float32)
+            use = self._in_time(columns, "L1EtSum", len(sum_pt))
+            sums_kernel(offsets, sum_pt, sum_phi, kinds, use, x, 27, extras["HT"])
+        if "n_pileup" not in extras:
+            pileup = columns.get("Pileup_nPU")
+            extras["n_pileup"] = (
+                np.full(len(x), -1, np.int32) if pileup is None else np.asarray(pileup, np.int32)
+            )
+        return Computed(x, computed.mass, {}, extras)
 
     @staticmethod
     def _in_time(columns: Columns, branch: str, total: int) -> NDArray[np.bool_]:
         bx = columns.get(f"{branch}_bx")
-        return np.ones(total, bool) if bx is None else ak.to_numpy(ak.flatten(bx)) == 0
+        return np.ones(total, bool) if bx is None else _offsets_and_content(bx)[1] == 0
 
 
 BUILT_IN: Mapping[str, Callable[[], Features]] = {"dijet": Dijet, "l1": Level1}

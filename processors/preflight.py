@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import awkward as ak
 
 from ..errors import InputError
 from .core import IDENTITY_BRANCHES
 from .features import Features
 from .fileset import is_url
+from .places import PATIENCE, RemoteSettings, candidates
+from .reading import Tree
+from .remote import attempt, open_root
 
 #: Collections whose branches are one list per event.
 COLLECTIONS = ("FatJet", "Jet", "Muon", "Electron", "Photon", "Tau", "L1EG", "L1Mu", "L1Jet", "L1EtSum")
+#: Files of other machines that are checked at the same time.
+ASK_AT_ONCE = 16
 NUMBERS = (
     "bool",
     "int8_t",
@@ -35,7 +43,10 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One input file that passed: enough to find it again and to know that it is still the same."""
+    """One input file that passed: enough to find it again and to know that it is still the same.
+
+    ``clusters``: entries at which a basket of every branch ends; a range that ends there decompresses nothing twice.
+    """
 
     path: str
     uuid: str
@@ -44,10 +55,27 @@ class FileRecord:
     sum_genweight: float | None
     gen_events: int | None
     by_entry: bool = False
+    clusters: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
+        """A JSON-ready dictionary; `from_json` undoes it."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> FileRecord:
+        """A record written by `to_json`."""
+        return cls(**{**raw, "clusters": tuple(raw["clusters"])})
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file of which no event was used, and why. ``uuid`` and ``events`` are None where the file could not be opened."""
+
+    dataset: str
+    path: str
+    uuid: str | None
+    events: int | None
+    reason: str
 
 
 def stored_end(path: Path) -> tuple[int, int]:
@@ -67,8 +95,8 @@ def stored_end(path: Path) -> tuple[int, int]:
     return end, size
 
 
-def _check_branches(tree: Any, features: Features, by_entry: bool) -> None:
-    available = set(tree.keys(recursive=False))
+def _check_branches(tree: Tree, features: Features, by_entry: bool) -> None:
+    available = tree.names
     identity = () if by_entry else IDENTITY_BRANCHES
     missing = [b for b in features.branches if b not in available]
     if missing:
@@ -82,7 +110,7 @@ def _check_branches(tree: Any, features: Features, by_entry: bool) -> None:
             "have no such numbers, give its dataset 'identity: entry'"
         )
     for name in (*identity, *features.branches):
-        kind = str(tree[name].typename)
+        kind = tree.type_of(name)
         plain, jagged = kind.removesuffix("[]"), kind.endswith("[]")
         wants = name.split("_")[0] in COLLECTIONS
         if plain not in NUMBERS or (name in IDENTITY_BRANCHES and "int" not in plain):
@@ -94,37 +122,50 @@ def _check_branches(tree: Any, features: Features, by_entry: bool) -> None:
 
 
 def _runs(file: Any) -> tuple[float | None, int | None]:
-    if "Runs" not in file or "genEventSumw" not in file["Runs"]:
+    if "Runs" not in file or "genEventSumw" not in file["Runs"].keys():  # noqa: SIM118  (RNTuple is no mapping)
         return None, None
-    runs = file["Runs"].arrays(["genEventSumw", "genEventCount"], library="np")
+    runs = file["Runs"].arrays(["genEventSumw", "genEventCount"])
+    runs = {name: ak.to_numpy(runs[name]) for name in runs.fields}
     return float(runs["genEventSumw"].sum()), int(runs["genEventCount"].sum())
 
 
-def check_file(path: str, features: Features, by_entry: bool = False) -> FileRecord:
-    """Check one file; raises `InputError` whose text continues "PATH ..."."""
-    import uproot
+def _check_local(path: Path) -> None:
+    """What can be said of a file of this machine without opening it as ROOT."""
+    if not path.exists():
+        raise InputError("does not exist")
+    if path.is_dir():
+        raise InputError("is a folder, expected a ROOT file")
+    end, size = stored_end(path)
+    if end != size:
+        what = "was cut short" if size < end else "has something appended"
+        raise InputError(f"{what}: its header says {end} bytes, it has {size}")
 
-    size = -1
-    if not is_url(path):
-        if not Path(path).exists():
-            raise InputError("does not exist")
-        if Path(path).is_dir():
-            raise InputError("is a folder, expected a ROOT file")
-        end, size = stored_end(Path(path))
-        if end != size:
-            what = "was cut short" if size < end else "has something appended"
-            raise InputError(f"{what}: its header says {end} bytes, it has {size}")
+
+def _record(file: Any, path: str, features: Features, by_entry: bool) -> FileRecord:
+    """The record of an opened file."""
+    if "Events" not in file:
+        trees = [k for k, c in file.classnames(cycle=False).items() if c == "TTree" or "RNTuple" in c]
+        raise InputError(f"has no tree Events, so it is not NanoAOD; it has {', '.join(trees) or 'no tree'}")
+    tree = Tree.of(file["Events"])
+    _check_branches(tree, features, by_entry)
+    total, events = _runs(file)
+    size, clusters = file.file.source.num_bytes, tree.clusters(features.branches)
+    return FileRecord(path, str(file.file.uuid), tree.entries, size, total, events, by_entry, clusters)
+
+
+def check_file(
+    path: str, features: Features, by_entry: bool = False, remote: RemoteSettings = PATIENCE
+) -> FileRecord:
+    """Check one file, of this machine or another; raises `InputError` whose text continues "PATH ..."."""
+    if not is_url(path) and candidates(path, remote) == [path]:
+        _check_local(Path(path))
+
+    def work(place: str) -> FileRecord:
+        with open_root(place, remote) as file:
+            return _record(file, path, features, by_entry)
+
     try:
-        with uproot.open(path) as file:
-            if "Events" not in file:
-                trees = [k for k, c in file.classnames(cycle=False).items() if c == "TTree" or "RNTuple" in c]
-                raise InputError(
-                    f"has no tree Events, so it is not NanoAOD; it has {', '.join(trees) or 'no tree'}"
-                )
-            tree = file["Events"]
-            _check_branches(tree, features, by_entry)
-            total, events = _runs(file)
-            return FileRecord(path, str(file.file.uuid), int(tree.num_entries), size, total, events, by_entry)
+        return attempt(path, remote, work)[0]
     except InputError:
         raise
     except Exception as error:  # a damaged file can raise anything; it is named, not hidden
@@ -152,23 +193,43 @@ def _same_file(records: Sequence[tuple[str, FileRecord]]) -> Iterator[str]:
 
 
 def preflight(
-    paths: Mapping[str, Sequence[str]], features: Features, by_entry: Collection[str] = ()
+    paths: Mapping[str, Sequence[str]],
+    features: Features,
+    by_entry: Collection[str] = (),
+    quarantine: list[Quarantined] | None = None,
+    remote: RemoteSettings = PATIENCE,
 ) -> dict[str, list[FileRecord]]:
     """Check every file of every dataset; raises one `InputError` that lists all problems, or returns the records.
 
     ``by_entry``: the datasets whose events have no run, luminosityBlock and event and are known by their entry number.
+    ``remote``: patience with files of other machines. With a ``quarantine`` list files that cannot be used go there instead; a file given twice is an error all the same.
     """
-    problems: list[str] = []
-    found: dict[str, list[FileRecord]] = {}
-    for dataset, files in paths.items():
-        found[dataset] = []
-        for path in files:
-            try:
-                found[dataset].append(check_file(path, features, dataset in by_entry))
-            except InputError as error:
-                problems.append(f"{path} {error}")
-    problems += _same_file([(d, r) for d, rs in found.items() for r in rs])
+    bad: list[Quarantined] = []
+    found: dict[str, list[FileRecord]] = {dataset: [] for dataset in paths}
+    every = [(dataset, path) for dataset, files in paths.items() for path in files]
+
+    def check(one: tuple[str, str]) -> FileRecord | Quarantined:
+        dataset, path = one
+        try:
+            return check_file(path, features, dataset in by_entry, remote)
+        except InputError as error:
+            return Quarantined(dataset, path, None, None, f"{path} {str(error).removeprefix(f'{path}: ')}")
+
+    # Other machines are asked at once: one that does not answer costs its time-out only once.
+    with ThreadPoolExecutor(ASK_AT_ONCE if any(is_url(p) for _, p in every) else 1) as pool:
+        for (dataset, _), result in zip(every, pool.map(check, every), strict=True):
+            if isinstance(result, Quarantined):
+                bad.append(result)
+            else:
+                found[dataset].append(result)
+    problems = list(_same_file([(d, r) for d, rs in found.items() for r in rs]))
+    if quarantine is None:
+        problems = [b.reason for b in bad] + problems
+    else:
+        quarantine += bad
     if problems:
         text = "\n".join(f"  {p}" for p in problems)
         raise InputError(f"{len(problems)} of the input files cannot be used:\n{text}")
+    if bad and not any(found.values()):
+        raise InputError("none of the input files can be used:\n" + "\n".join(f"  {b.reason}" for b in bad))
     return found

@@ -5,62 +5,108 @@
 
 from __future__ import annotations
 
-import lzma
-import struct
-import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import awkward as ak
-import cramjam
 import numpy as np
 
 from ..errors import InputError
-from .core import IDENTITY_BRANCHES, Unit
-from .features import Features
+from .core import IDENTITY_BRANCHES, Recipe, Unit
+from .places import PATIENCE, RemoteSettings
+from .remote import Delivery, attempt, open_root, received, server_name
 
 #: Opening a 1,500-branch file costs most of a second of CPU, so every process keeps its last trees open.
 OPEN_TREES = 16
-#: What a damaged file raises while it is read; retrying does not help. OSError is left out: it may pass.
-DATA_ERRORS = (
-    zlib.error, lzma.LZMAError, cramjam.DecompressionError, struct.error, ValueError, KeyError, RuntimeError, IndexError,
-    TypeError,
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tree:
+    """An opened Events tree, TTree or RNTuple, under NanoAOD's branch names: ``names`` gives the stored ones
+    (FatJet_pt is FatJet.pt in an RNTuple)."""
+
+    stored: Any
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, stored: Any) -> Tree:
+        """Wrap what uproot opened."""
+        if hasattr(stored, "branches"):
+            return cls(stored, {name: name for name in stored.keys(recursive=False)})
+        return cls(stored, {name.replace(".", "_"): name for name in stored.keys()})  # noqa: SIM118  (no mapping)
+
+    @property
+    def entries(self) -> int:
+        """Number of events."""
+        return int(self.stored.num_entries)
+
+    def type_of(self, name: str) -> str:
+        """The type of a branch as a TTree would say it: float, uint32_t, float[] for a list per event."""
+        stored = self.names[name]
+        kind = str(self.stored[stored].typename).replace("std::", "")
+        if kind.startswith("vector<") and kind.endswith(">"):
+            kind = f"{kind[7:-1]}[]"
+        return f"{kind}[]" if "." in stored else kind
+
+    def clusters(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Entries at which a basket of every one of ``names`` ends, in order; RNTuple: where a cluster does."""
+        if hasattr(self.stored, "branches"):
+            ends = [set(self.stored[self.names[n]].entry_offsets[1:]) for n in names]
+            return tuple(sorted(int(e) for e in set.intersection(*ends))) if ends else ()
+        sizes = [int(c.num_entries) for c in self.stored.cluster_summaries]
+        return tuple(int(e) for e in np.cumsum(sizes))
+
+    def arrays(self, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
+        """Branches of an entry range by their NanoAOD names, as awkward arrays."""
+        stored = [self.names[n] for n in names]
+        raw = self.stored.arrays(stored, entry_start=start, entry_stop=stop, library="ak", how=dict)
+        out = {}
+        for name, path in zip(names, stored, strict=True):
+            collection, _, part = path.partition(".")
+            out[name] = raw[collection][part] if part else raw[path]
+        return out
 
 
 @lru_cache(maxsize=OPEN_TREES)
-def open_tree(path: str, uuid: str) -> Any:
-    """The Events tree of a file; ``uuid`` makes a replaced file a different one."""
-    import uproot
-
-    file = uproot.open(path, object_cache=None, array_cache=None)
+def open_tree(place: str, uuid: str, settings: RemoteSettings = PATIENCE) -> Tree:
+    """The Events tree of a file at one place; ``uuid`` makes a replaced file a different one."""
+    file = open_root(place, settings)
     if str(file.file.uuid) != uuid:
-        raise InputError(f"{path} was replaced since it was checked (UUID {file.file.uuid}, then {uuid})")
-    return file["Events"]
+        raise InputError(f"{place} was replaced since it was checked (UUID {file.file.uuid}, then {uuid})")
+    return Tree.of(file["Events"])
 
 
-def wanted_branches(features: Features, available: set[str], by_entry: bool = False) -> list[str]:
+def wanted_branches(
+    recipe: Recipe, dataset: str, available: Collection[str], by_entry: bool = False
+) -> list[str]:
     """Branches to read from a file that has ``available``: identity, weight, required, and the optional ones there."""
-    extra = [b for b in ("genWeight", *features.optional) if b in available]
-    return [*(() if by_entry else IDENTITY_BRANCHES), *features.branches, *extra]
+    extra = [b for b in recipe.optional(dataset) if b in available]
+    return [*(() if by_entry else IDENTITY_BRANCHES), *recipe.branches(dataset), *extra]
 
 
-def read_columns(unit: Unit, features: Features) -> dict[str, Any]:
-    """The unit's columns: jagged branches as awkward arrays, flat ones as NumPy.
+def read_columns(unit: Unit, recipe: Recipe) -> tuple[dict[str, Any], Delivery]:
+    """The unit's columns, jagged branches as awkward arrays, flat ones as NumPy; and how they were got.
 
-    Raises OSError where trying again may help, `InputError` naming file and range where the data are damaged.
+    What may pass is tried again, at every place of the file. Raises `InputError` naming file and range for a file that
+    stays unreadable or is damaged; anything else is a bug and raised as it is.
     """
-    try:
-        tree = open_tree(unit.path, unit.uuid)
-        branches = wanted_branches(features, set(tree.keys(recursive=False)), unit.by_entry)
-        raw = tree.arrays(branches, entry_start=unit.start, entry_stop=unit.stop, library="ak", how=dict)
-    except InputError:
-        raise
-    except OSError:
+
+    def work(place: str) -> tuple[dict[str, Any], str, int]:
+        tree = open_tree(place, unit.uuid, recipe.remote)
+        before = received(tree.stored)
+        names = wanted_branches(recipe, unit.dataset, tree.names, unit.by_entry)
+        raw = tree.arrays(names, unit.start, unit.stop)
+        return raw, server_name(tree.stored, place), received(tree.stored) - before
+
+    def drop(_place: str) -> None:
         open_tree.cache_clear()
-        raise
-    except DATA_ERRORS as error:
-        raise InputError(
-            f"{unit.path}, entries {unit.start}-{unit.stop}: damaged ({type(error).__name__}: {error})"
-        ) from error
-    return {name: np.asarray(ak.to_numpy(v)) if v.ndim == 1 else v for name, v in raw.items()}
+
+    try:
+        (raw, server, size), _, tries = attempt(unit.path, recipe.remote, work, drop)
+    except InputError as error:
+        why = str(error).removeprefix(f"{unit.path}: ")
+        raise InputError(f"{unit.path}, entries {unit.start}-{unit.stop}: {why}") from error
+    columns = {name: np.asarray(ak.to_numpy(v)) if v.ndim == 1 else v for name, v in raw.items()}
+    return columns, Delivery(server, size, tries)

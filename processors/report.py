@@ -9,16 +9,19 @@ from typing import Any
 
 import hist
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import IncompleteError
 from ..events import FeatureSet
-from ..workspace import atomic
+from ..workspace import NOMINAL, atomic
 from .core import Unit, histogram
+from .preflight import Quarantined
 
 
 @dataclass(frozen=True)
 class DatasetCounts:
-    """One dataset's counts. ``cutflow``: (name, raw, weighted) after each cut in order, 'all' first."""
+    """One dataset's counts. ``cutflow``: (name, raw, weighted) after each cut in order, 'all' first; ``lumis``: the
+    luminosity sections of data that were read and count, {run: [[first, last], ...]}."""
 
     files: int
     entries: int
@@ -27,6 +30,7 @@ class DatasetCounts:
     units: int
     sum_weights: float
     cutflow: tuple[tuple[str, int, float], ...]
+    lumis: dict[str, list[list[int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,21 @@ class StreamReport:
     cpu_s: float
     workers: int
     histogram: hist.Hist = field(repr=False)
+    quarantine: tuple[Quarantined, ...] = ()
+    bytes_read: int = 0
+    retried: int = 0
+    chunk: int = 0
+    servers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every event of every file was counted."""
+        return not self.quarantine
 
     @property
     def throughput(self) -> dict[str, float]:
-        """Events per second of wall time and per second of CPU in the tasks; 0 where nothing was left to do."""
+        """Events per second of wall time and of CPU in the tasks, CPU over wall time of all workers, bytes read; 0 where
+        nothing was left to do."""
         read = sum(d.read for d in self.datasets.values())
         done = read if self.reused == 0 else 0
         return {
@@ -53,6 +68,8 @@ class StreamReport:
             "events_per_s": round(done / self.wall_s, 1) if self.wall_s > 0 else 0.0,
             "events_per_cpu_s": round(done / self.cpu_s, 1) if self.cpu_s > 0 else 0.0,
             "workers": self.workers,
+            "cpu_efficiency": round(self.cpu_s / (self.wall_s * self.workers), 3) if self.wall_s > 0 else 0.0,
+            "bytes_read": self.bytes_read,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +78,11 @@ class StreamReport:
             "datasets": {n: asdict(d) for n, d in self.datasets.items()},
             "units": self.units,
             "reused": self.reused,
-            "skipped": {"files": 0, "events": 0, "why": []},
+            "chunk": self.chunk,
+            "retried": self.retried,
+            "bytes_by_server": self.servers,
+            "complete": self.complete,
+            "quarantine": [asdict(q) for q in self.quarantine],
             "throughput": self.throughput,
         }
 
@@ -101,16 +122,23 @@ def check_tiling(ledgers: Sequence[Mapping[str, Any]], entries: Mapping[str, int
 
 
 def merge_histograms(
-    features: FeatureSet, cuts: Sequence[str], parts: Sequence[tuple[str, Any]]
+    features: FeatureSet,
+    cuts: Sequence[str],
+    parts: Sequence[tuple[str, Sequence[str], NDArray[np.float64]]],
+    datasets: Sequence[str] = (),
 ) -> hist.Hist:
-    """Add up (dataset, [values, variances]) in the order given, which fixes every rounding."""
-    names = list(dict.fromkeys(d for d, _ in parts))
-    whole = histogram(features, names, cuts)
+    """Add up (dataset, variations, array (2, variations, cuts, bins) of values and variances) in the order given, which
+    fixes every rounding; ``datasets`` are there even if they have no part."""
+    names = list(dict.fromkeys([*datasets, *(d for d, _, _ in parts)]))
+    variations = list(dict.fromkeys([NOMINAL, *(v for _, vs, _ in parts for v in vs)]))
+    whole = histogram(features, names, cuts, variations)
     view: Any = whole.view(flow=True)
-    for dataset, (values, variances) in parts:
-        where = names.index(dataset)
-        view.value[where, 0, : len(cuts)] += np.asarray(values)
-        view.variance[where, 0, : len(cuts)] += np.asarray(variances)
+    for dataset, labels, (values, variances) in parts:
+        d = names.index(dataset)
+        for v, label in enumerate(labels):
+            where = (d, variations.index(label), slice(len(cuts)))
+            view.value[where] += values[v]
+            view.variance[where] += variances[v]
     return whole
 
 

@@ -1,27 +1,28 @@
-"""The driver: units over Dask, processes or a loop; every event exactly once, whatever is killed on the way."""
+"""A whole stream: every event exactly once, or the run says which are not, whatever is killed on the way."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
 from ..errors import ElsewhereError, InputError
-from ..workspace import chunk_name, read_chunk_meta, write_chunk
-from .core import Recipe, Unit, finish_unit
-from .environment import dask_client
+from ..workspace import read_chunk_meta
+from .core import Recipe, Unit
+from .driver import Job, Outcome, execute, unit_path
 from .features import Features
+from .lumis import merge
+from .places import PATIENCE, RemoteSettings
 from .preflight import FileRecord
-from .reading import read_columns
 from .report import (
     DatasetCounts,
+    Quarantined,
     StreamReport,
     close_ledger,
     merge_histograms,
@@ -31,65 +32,44 @@ from .report import (
 
 log = logging.getLogger(__name__)
 
-#: Events of a range. The arrays of a 57-number feature set then stay below glibc's largest mmap threshold (32 MiB), above
-#: which every allocation is page-faulted in again.
-CHUNK = 100_000
-#: How often a unit is tried again after an error that may pass (OSError) or the death of its worker.
-RETRIES = 3
+#: Bytes of a range's feature array at most: below glibc's largest mmap threshold (32 MiB), above which every allocation is
+#: page-faulted in again.
+RANGE_BYTES = 24 << 20
+#: Entries of a range at least and at most, where the driver chooses.
+SMALLEST, LARGEST = 50_000, 500_000
 Progress = Callable[[int, int], None]
+Executor = Callable[[Sequence[Unit], Job, str, int, Any], Iterator[Outcome]]
 _OURS = re.compile(r"^[0-9a-f-]{36}_\d+_\d+\.parquet(\.tmp\..*)?$")
+
+
+def best_chunk(features: Features) -> int:
+    """Entries of a range that keep the feature array in `RANGE_BYTES`."""
+    row = 4 * (len(features.features) + len(features.features.extras))
+    return min(max(RANGE_BYTES // row, SMALLEST), LARGEST) // 1000 * 1000
+
+
+def _ranges(record: FileRecord, chunk: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most ``chunk`` entries that end where all branches' baskets do, if such places are near enough."""
+    at = 0
+    while at < record.entries:
+        limit = min(at + chunk, record.entries)
+        passed = bisect_right(record.clusters, limit)
+        near = record.clusters[passed - 1] if passed else 0
+        stop = near if near > at + chunk // 2 else limit
+        yield at, stop
+        at = stop
+    if record.entries == 0:
+        yield 0, 0
 
 
 def split(files: Mapping[str, Sequence[FileRecord]], chunk: int, scales: Mapping[str, float]) -> list[Unit]:
     """Every file cut into ranges of at most ``chunk`` entries; an empty file is one empty range."""
-    units = []
-    for dataset, records in files.items():
-        for record in records:
-            for start in range(0, max(record.entries, 1), chunk):
-                stop = min(start + chunk, record.entries)
-                factor = scales.get(dataset, 1.0)
-                units.append(Unit(dataset, record.path, record.uuid, start, stop, factor, record.by_entry))
-    return units
-
-
-def unit_path(out: Path, kind: str, unit: Unit) -> Path:
-    """Where a unit's chunk lies."""
-    return out / kind / unit.dataset / chunk_name(unit.uuid, unit.start, unit.stop)
-
-
-def do_unit(unit: Unit, recipe: Recipe, out: str, kind: str) -> float:
-    """Read, compute and write one unit, on a worker; returns CPU seconds. Errors that may pass are tried again."""
-    cpu = time.process_time()
-    for attempt in range(RETRIES + 1):
-        try:
-            columns = read_columns(unit, recipe.features)
-            break
-        except OSError as error:
-            if attempt == RETRIES:
-                raise InputError(
-                    f"{unit.path}, entries {unit.start}-{unit.stop}: not readable after {RETRIES + 1} tries ({error})"
-                ) from error
-            time.sleep(0.2 * 2**attempt)
-    else:
-        raise InputError(f"{unit.path}: never read")
-    write_chunk(unit_path(Path(out), kind, unit), finish_unit(columns, recipe, unit))
-    return time.process_time() - cpu
-
-
-def pack(jobs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The jobs as other processes can take them: a recipe may hold functions of a user's own file, not importable there.
-
-    Each recipe is packed once, however many jobs share it.
-    """
-    packed: dict[int, bytes] = {}
-    for _, recipe, *_ in jobs:
-        packed.setdefault(id(recipe), cloudpickle.dumps(recipe))
-    return [(unit, packed[id(recipe)], *rest) for unit, recipe, *rest in jobs]
-
-
-def do_packed(unit: Unit, recipe: bytes, out: str, kind: str) -> float:
-    """`do_unit` for a job of `pack`, on a worker."""
-    return do_unit(unit, cloudpickle.loads(recipe), out, kind)
+    return [
+        Unit(dataset, r.path, r.uuid, start, stop, scales.get(dataset, 1.0), r.by_entry)
+        for dataset, records in files.items()
+        for r in records
+        for start, stop in _ranges(r, chunk)
+    ]
 
 
 def is_done(path: Path, key: str) -> bool:
@@ -111,45 +91,40 @@ def _tidy(out: Path, kind: str, units: Sequence[Unit]) -> None:
             continue
         if not _OURS.match(path.name):
             raise InputError(f"{path} was not written by elsewhere; move it out of the workspace")
-        path.unlink()
+        path.unlink(missing_ok=True)  # a worker that outlived its driver may be renaming it
 
 
-def _loop(jobs: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Unit, float]]:
-    for job in jobs:
-        yield job[0], do_unit(*job)
+@dataclass
+class _Run:
+    """The state of one stream while it runs."""
 
+    files: Mapping[str, Sequence[FileRecord]]
+    units: list[Unit]
+    job: Job
+    strict: bool
+    chunk: int
+    bad: dict[str, str]
+    cpu_s: float = 0.0
+    bytes_read: int = 0
+    retried: int = 0
+    reused: int = 0
+    servers: Counter[str] = field(default_factory=Counter)
 
-def _processes(jobs: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[Unit, float]]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(do_packed, *job): job[0] for job in pack(jobs)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    def path(self, unit: Unit) -> Path:
+        return unit_path(Path(self.job.out), self.job.kind, unit)
 
-
-def _dask(jobs: Sequence[tuple[Any, ...]], scheduler: str, workers: int) -> Iterator[tuple[Unit, float]]:
-    from distributed import KilledWorker
-    from distributed import as_completed as dask_completed
-
-    with dask_client(scheduler, workers) as client:
-        futures = {client.submit(do_packed, *job, pure=False, retries=RETRIES): job[0] for job in pack(jobs)}
-        for future in dask_completed(futures):
-            unit = futures[future]
-            try:
-                yield unit, future.result()
-            except KilledWorker as error:
-                raise InputError(
-                    f"{unit.path}, entries {unit.start}-{unit.stop}: killed its worker {RETRIES + 1} times ({error})"
-                ) from error
-            future.release()
-
-
-def execute(jobs: Sequence[tuple[Any, ...]], scheduler: str, workers: int) -> Iterator[tuple[Unit, float]]:
-    """Run `do_unit` on every job; (unit, CPU seconds) as they finish."""
-    if scheduler == "loop" or not jobs:
-        return _loop(jobs)
-    if scheduler == "processes":
-        return _processes(jobs, workers)
-    return _dask(jobs, scheduler, workers)
+    def take(self, outcome: Outcome) -> None:
+        """Account for an outcome; a bad input stops a strict run and else puts its whole file into quarantine."""
+        self.cpu_s, self.bytes_read = self.cpu_s + outcome.cpu_s, self.bytes_read + outcome.bytes_read
+        self.retried += outcome.tries - 1
+        self.servers[outcome.server] += outcome.bytes_read
+        if outcome.error is None:
+            return
+        if self.strict:
+            raise InputError(outcome.error)
+        if outcome.unit.uuid not in self.bad:
+            log.warning("quarantined: %s", outcome.error)
+        self.bad.setdefault(outcome.unit.uuid, outcome.error)
 
 
 def process(
@@ -160,56 +135,85 @@ def process(
     kind: str = "columns",
     scorers: Mapping[str, Any] | None = None,
     thresholds: Mapping[str, Sequence[float]] | None = None,
-    chunk: int = CHUNK,
+    filters: Mapping[str, tuple[Any, ...]] | None = None,
+    nuisances: Mapping[str, tuple[Any, ...]] | None = None,
+    shifts: tuple[float, ...] = (-1.0, 1.0),
+    chunk: int | None = None,
     scheduler: str = "local",
     workers: int = 2,
+    client: Any = None,
     scales: Mapping[str, float] | None = None,
     key: str = "",
+    remote: RemoteSettings = PATIENCE,
+    strict: bool = True,
+    quarantined: Sequence[Quarantined] = (),
     progress: Progress | None = None,
-    run: Callable[[Sequence[tuple[Any, ...]], str, int], Iterator[tuple[Unit, float]]] = execute,
+    run: Executor = execute,
 ) -> StreamReport:
     """Stream ``files`` into ``out``/``kind``/DATASET, one Parquet file per unit, and histograms.root.
 
-    Units whose chunk is there with the same ``key`` are kept, so a run that was killed goes on where it was, and the
-    result does not depend on scheduler, workers or kills. ``scheduler``: local (a Dask cluster on this machine), loop,
-    processes, or the address of a Dask scheduler. Raises `IncompleteError` unless every event was counted once.
+    ``filters`` and ``nuisances`` by dataset, the latter at each of ``shifts`` standard deviations; ``chunk``: entries of
+    a range (None: `best_chunk`). Units whose chunk is there with the same ``key`` are kept, so a run that was killed goes
+    on where it was, and the result does not depend on scheduler, workers or kills. ``scheduler``: local (a Dask cluster on
+    this machine), loop, processes, or the address of a Dask scheduler; ``client``: a Dask client to use instead.
+
+    A file that turns out unusable raises `InputError`; with ``strict=False`` none of its events are used, the report
+    lists it beside those ``quarantined`` before, and the rest finishes. Raises `IncompleteError` unless every event of
+    the other files was counted once.
     """
     wall = time.perf_counter()
-    recipe = Recipe(features, scorers or {}, thresholds or {}, key)
+    recipe = Recipe(
+        features, scorers or {}, thresholds or {}, key, filters or {}, nuisances or {}, shifts, remote
+    )
+    chunk = chunk or best_chunk(features)
     units = split(files, chunk, scales or {})
     _tidy(out, kind, units)
-    todo = [u for u in units if not is_done(unit_path(out, kind, u), key)]
+    state = _Run(files, units, Job(recipe, str(out), kind), strict, chunk, {})
+    todo = [u for u in units if not is_done(state.path(u), key)]
+    state.reused = len(units) - len(todo)
     total = sum(u.stop - u.start for u in units)
     done = total - sum(u.stop - u.start for u in todo)
-    cpu = 0.0
     show = progress or (lambda _done, _total: None)
     show(done, total)
-    for unit, seconds in run([(u, recipe, str(out), kind) for u in todo], scheduler, workers):
-        done, cpu = done + unit.stop - unit.start, cpu + seconds
+    for outcome in run(todo, state.job, scheduler, workers, client):
+        state.take(outcome)
+        done += outcome.unit.stop - outcome.unit.start
         show(done, total)
-    return _close(files, recipe, units, out, kind, (wall, cpu, workers, len(units) - len(todo)))
+    return _close(state, list(quarantined), time.perf_counter() - wall, workers)
 
 
-def _close(
-    files: Mapping[str, Sequence[FileRecord]], recipe: Recipe, units: Sequence[Unit], out: Path, kind: str,
-    spent: tuple[float, float, int, int],
-) -> StreamReport:  # fmt: skip
+def _close(run: _Run, before: list[Quarantined], wall_s: float, workers: int) -> StreamReport:
     """Prove that every event is there once, merge the histograms in the order of the units, and count."""
-    metas = [read_chunk_meta(unit_path(out, kind, u)) for u in units]
+    recipe, out, kind = run.job.recipe, Path(run.job.out), run.job.kind
+    for unit in run.units:
+        if unit.uuid in run.bad:
+            run.path(unit).unlink(missing_ok=True)
+    good = {d: [r for r in records if r.uuid not in run.bad] for d, records in run.files.items()}
+    units = [u for u in run.units if u.uuid not in run.bad]
+    metas = [read_chunk_meta(run.path(u)) for u in units]
     ledgers = [m["ledger"] for m in metas]
-    close_ledger(ledgers, units, {r.uuid: r.entries for rs in files.values() for r in rs})
-    parts = [(row["dataset"], meta["histograms"]) for row, meta in zip(ledgers, metas, strict=True)]
-    whole = merge_histograms(recipe.features.features, recipe.cuts, parts)
-    write_root_histograms(
-        out / ("histograms.root" if kind == "columns" else f"histograms_{kind}.root"), whole
-    )
-    counts = {}
-    for dataset, records in files.items():
-        rows = [row for row in ledgers if row["dataset"] == dataset]
-        counts[dataset] = DatasetCounts(
-            files=len(records), entries=sum(r.entries for r in records), read=sum(r["n_in"] for r in rows),
-            kept=sum(r["n_out"] for r in rows), units=len(rows), sum_weights=sum(r["sumw"] for r in rows),
-            cutflow=sum_cutflows([r["cutflow"] for r in rows]),
-        )  # fmt: skip
-    start, cpu, workers, reused = spent
-    return StreamReport(counts, len(units), reused, time.perf_counter() - start, cpu, workers, whole)
+    close_ledger(ledgers, units, {r.uuid: r.entries for rs in good.values() for r in rs})
+    parts = [(m["ledger"]["dataset"], m["groups"] + m["weights"], m["histograms"]) for m in metas]
+    whole = merge_histograms(recipe.features.features, recipe.cuts, parts, tuple(run.files))
+    name = "histograms.root" if kind == "columns" else f"histograms_{kind}.root"
+    write_root_histograms(out / name, whole)
+    lost = [
+        Quarantined(d, r.path, r.uuid, r.entries, run.bad[r.uuid])
+        for d, records in run.files.items()
+        for r in records
+        if r.uuid in run.bad
+    ]
+    counts = {d: _counts(records, [w for w in ledgers if w["dataset"] == d]) for d, records in good.items()}
+    return StreamReport(
+        counts, len(run.units), run.reused, wall_s, run.cpu_s, workers, whole, tuple(before + lost),
+        run.bytes_read, run.retried, run.chunk, dict(run.servers),
+    )  # fmt: skip
+
+
+def _counts(records: Sequence[FileRecord], rows: Sequence[Mapping[str, Any]]) -> DatasetCounts:
+    return DatasetCounts(
+        files=len(records), entries=sum(r.entries for r in records), read=sum(r["n_in"] for r in rows),
+        kept=sum(r["n_out"] for r in rows), units=len(rows), sum_weights=sum(r["sumw"] for r in rows),
+        cutflow=sum_cutflows([r["cutflow"] for r in rows]),
+        lumis=merge(r["lumis"] for r in rows),
+    )  # fmt: skip

@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import awkward as ak
+import numpy as np
+
 from ..errors import ElsewhereError, IncompleteError
+from ..events import identity_hash
 from ..workspace import read_chunk, read_chunk_meta
 from .core import IDENTITY_BRANCHES, Unit, identity_rows
+from .driver import unit_path
 from .preflight import FileRecord
 from .reading import open_tree
 from .report import close_ledger
-from .stream import split, unit_path
+from .stream import split
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,11 @@ def _check_unit(path: Path) -> tuple[int, int, list[str]]:
 
 def _hash_of_file(record: FileRecord, start: int, stop: int) -> int:
     """Sum of identity hashes of an entry range, read again from the input file."""
-    import numpy as np
-
-    from ..events import identity_hash
-
     tree = open_tree(record.path, record.uuid)
-    branches = [] if record.by_entry else list(IDENTITY_BRANCHES)
-    raw = tree.arrays(branches, entry_start=start, entry_stop=stop, library="np") if branches else {}
+    names = [] if record.by_entry else list(IDENTITY_BRANCHES)
+    raw = {n: ak.to_numpy(v) for n, v in tree.arrays(names, start, stop).items()} if names else {}
     unit = Unit("", record.path, record.uuid, start, stop, by_entry=record.by_entry)
-    identity = identity_rows(raw, unit, min(stop, int(tree.num_entries)) - start)
+    identity = identity_rows(raw, unit, min(stop, tree.entries) - start)
     with np.errstate(over="ignore"):
         return int(identity_hash(identity).sum(dtype=np.uint64))
 

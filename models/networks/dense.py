@@ -69,9 +69,10 @@ def evaluate(network: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     parts: list[NDArray[np.float32]] = []
     with one_thread(), torch.inference_mode():
         for start in range(0, len(x), BATCH):
-            rows = x[start : start + BATCH]
-            full = np.zeros((BATCH, x.shape[1]), dtype=np.float32)
-            full[: len(rows)] = rows
+            rows = full = np.ascontiguousarray(x[start : start + BATCH], dtype=np.float32)
+            if len(rows) < BATCH:
+                full = np.zeros((BATCH, x.shape[1]), dtype=np.float32)
+                full[: len(rows)] = rows
             parts.append(network(torch.from_numpy(full)).numpy()[: len(rows)])
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import ConfigError, InputError
 from ...events import Events, Window
 
 
@@ -24,6 +24,12 @@ class Sidebands:
 
     width: float = 400.0
     events_: Events | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise ConfigError(
+                f"width: found {self.width}, expected GeV above 0: a sideband must have a width"
+            )
 
     def fit(self, data: Events, window: Window) -> Self:
         """Keep the sidebands of ``window``; raises `InputError` when one of them is empty."""

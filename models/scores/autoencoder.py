@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +54,18 @@ def input_scale(events: Events, low: float, high: float) -> tuple[NDArray[np.flo
             step = 2.0 ** (int(shift[i]) - _OFFSET_BITS)
             offset[i] = np.rint(0.5 * (q[0] + q[1]) / step) * step
     return offset, shift
+
+
+@nb.njit(cache=True, nogil=True)
+def _scaled(
+    x: NDArray[Any], offset: NDArray[np.float64], factor: NDArray[np.float64], clip: float
+) -> NDArray[np.float32]:
+    """(x - offset) * factor in double precision, clipped to +- ``clip``, (n, d) float32."""
+    out = np.empty(x.shape, np.float32)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = min(max((np.float64(x[i, j]) - offset[j]) * factor[j], -clip), clip)
+    return out
 
 
 def reconstruction(network: Any, x: Any, y: Any) -> Any:  # noqa: ARG001
@@ -141,9 +154,7 @@ class Autoencoder:
     def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """What `network` takes: (x - offset) * 2^-shift of raw columns x (n, d), clipped to +- ``clip``, float32."""
         self._check(x)
-        scaled = np.subtract(x, self.offset_, dtype=np.float64)
-        scaled *= 2.0**-self.shift_
-        return np.clip(scaled, -self.clip, self.clip, out=scaled).astype(np.float32)
+        return _scaled(x, self.offset_.astype(np.float64), 2.0**-self.shift_, self.clip)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """Squared distance between the scaled event and its reconstruction, shape (n,)."""

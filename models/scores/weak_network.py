@@ -13,7 +13,7 @@ from ...errors import ConfigError, InputError
 from ...events import Events, identity_hash
 from ..networks.dense import build_dense, evaluate, load_weights
 from ..training import Sample, Task, TrainingRecord, TrainSettings, train
-from .weak_trees import balance, check_scored, check_training
+from .weak_trees import balance, check_probability, check_scored, check_training
 
 
 def cross_entropy(network: Any, x: Any, y: Any) -> Any:
@@ -63,7 +63,8 @@ class WeakNetwork:
         balanced = balance(weight[train_rows], y[train_rows])
         self.mean_ = np.average(x[train_rows], axis=0, weights=balanced)
         spread = np.sqrt(np.average((x[train_rows] - self.mean_) ** 2, axis=0, weights=balanced))
-        self.width_ = np.where(spread > 0, spread, 1.0)
+        # A constant column's deviation is rounding, by which nothing may be divided.
+        self.width_ = np.where(np.ptp(x[train_rows], axis=0) > 0, spread, 1.0)
 
         def sample(rows: NDArray[Any]) -> Sample:
             return Sample(self._inputs(x[rows]), y[rows], balance(weight[rows], y[rows]))
@@ -94,7 +95,7 @@ class WeakNetwork:
         for network in self._networks:
             logit = evaluate(network, inputs).reshape(-1).astype(np.float64)
             total += 0.5 * (1.0 + np.tanh(0.5 * logit))
-        return total / len(self._networks)
+        return check_probability(total / len(self._networks), "WeakNetwork")
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker carries the weights, not the torch modules."""

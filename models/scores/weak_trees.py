@@ -14,7 +14,7 @@ from ...events import Events, identity_hash
 
 
 def check_training(events: Events, role: str) -> None:
-    """Refuse what no classifier can learn from: nothing, numbers that are not finite, negative weights."""
+    """Refuse what no classifier can learn from: nothing, numbers that are not finite, negative weights, one event."""
     if len(events) == 0:
         raise InputError(f"{role}: no events to learn from; widen the window or the sidebands")
     bad = ~np.isfinite(events.x).all(axis=0)
@@ -26,6 +26,12 @@ def check_training(events: Events, role: str) -> None:
     if not np.all(np.isfinite(events.weight)) or np.any(events.weight < 0) or events.weight.sum() <= 0:
         raise InputError(
             f"{role}: weights must be finite, not negative, and not all zero to train a classifier"
+        )
+    share = events.weight.max() / events.weight.sum()
+    if share > 0.1 and events.weight.max() > 10 * np.median(events.weight[events.weight > 0]):
+        raise InputError(
+            f"{role}: one of {len(events)} events carries {100 * share:.3g} % of the weight; no model can learn from "
+            "one event: look for its cause, then cut it or lower its weight"
         )
 
 
@@ -39,6 +45,17 @@ def check_scored(events: Events, columns: int, who: str) -> None:
         raise InputError(
             f"column {name} of an event to be scored is not finite; look at the processor's output"
         )
+
+
+def check_probability(score: NDArray[np.float64], who: str) -> NDArray[np.float64]:
+    """``score`` (n,) as it is; raises `FeatureError` where it is no probability: the model is damaged, or another one."""
+    bad = ~((score >= 0) & (score <= 1))  # NaN too
+    if bad.any():
+        raise FeatureError(
+            f"{who} gave {int(bad.sum())} of {len(score)} scores outside 0 to 1, the first {score[np.argmax(bad)]:g}; "
+            "train again"
+        )
+    return score
 
 
 def balance(weight: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -104,16 +121,15 @@ class WeakTrees:
     trees_: list[str] = field(default_factory=list, repr=False, compare=False)
     _boosters: list[Any] = field(default_factory=list, repr=False, compare=False)
 
-    def fit(self, reference: Events, data: Events) -> Self:
-        """Train all members.
-
-        Raises `InputError` on empty samples, bad values or negative weights, `ConfigError` on impossible settings.
-        """
+    def __post_init__(self) -> None:
         if self.members < 1 or not 0 < self.validation < 1 or not 1 <= self.min_rounds <= self.rounds:
             raise ConfigError(
                 f"found members {self.members}, validation {self.validation}, min_rounds {self.min_rounds}, rounds "
                 f"{self.rounds}; expected members >= 1, validation between 0 and 1, 1 <= min_rounds <= rounds"
             )
+
+    def fit(self, reference: Events, data: Events) -> Self:
+        """Train all members; raises `InputError` on empty samples, bad values or negative weights."""
         check_training(reference, "reference")
         check_training(data, "data")
         x = np.concatenate([reference.x, data.x])
@@ -170,7 +186,7 @@ class WeakTrees:
         total = np.zeros(len(events))
         for booster in self._boosters:
             total += np.asarray(booster.predict(events.x, num_threads=self.threads), dtype=np.float64)
-        return total / len(self._boosters)
+        return check_probability(total / len(self._boosters), "WeakTrees")
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker carries the tree text, not the library's handles."""

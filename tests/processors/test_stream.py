@@ -16,10 +16,12 @@ from elsewhere.events import identity_hash
 from elsewhere.processors.core import Recipe, Unit, finish_unit
 from elsewhere.processors.daskawkward import process_dask_awkward
 from elsewhere.processors.features import Dijet, load_features
+from elsewhere.processors.places import RemoteSettings
 from elsewhere.processors.preflight import preflight
 from elsewhere.processors.reading import read_columns
 from elsewhere.processors.report import check_tiling, close_ledger
-from elsewhere.processors.stream import do_unit, process, split, unit_path
+from elsewhere.processors.driver import Job, do_unit, unit_path
+from elsewhere.processors.stream import process, split
 from elsewhere.processors.verify import verify
 from elsewhere.samples.nano import write_nano
 from elsewhere.workspace import Workspace, file_digest
@@ -59,7 +61,7 @@ def loop(records, tmp_path_factory):
 def test_every_event_is_read_once_and_counted(loop, records):
     out, report = loop
     counts = report.datasets["qcd"]
-    assert (counts.files, counts.entries, counts.read, counts.units) == (2, 4000, 4000, 6)
+    assert (counts.files, counts.entries, counts.read, counts.units) == (2, 4000, 4000, 7)
     assert [s[0] for s in counts.cutflow] == ["all", "two jets", "pT > 1200 GeV", "|eta| < 2.5"]
     assert counts.cutflow[-1][1] == counts.kept
     table = Workspace(out).read_table("qcd")
@@ -110,7 +112,7 @@ def test_a_second_run_reuses_and_a_changed_key_does_not(records, tmp_path):
     first = process(records, Dijet(), tmp_path, scheduler="loop", **SETTINGS)
     again = process(records, Dijet(), tmp_path, scheduler="loop", **SETTINGS)
     other = process(records, Dijet(), tmp_path, scheduler="loop", **{**SETTINGS, "key": "other"})
-    assert (first.reused, again.reused, other.reused) == (0, 6, 0)
+    assert (first.reused, again.reused, other.reused) == (0, 7, 0)
 
 
 def test_damaged_and_lost_chunks_are_made_again(loop, records, tmp_path):
@@ -120,7 +122,7 @@ def test_damaged_and_lost_chunks_are_made_again(loop, records, tmp_path):
     chunks[1].unlink()
     (chunks[2].parent / f"{chunks[2].name}.tmp.1").write_text("half")
     report = process(records, Dijet(), tmp_path, scheduler="loop", **SETTINGS)
-    assert report.reused == 4
+    assert report.reused == 5
     assert digests(tmp_path) == digests(loop[0])
 
 
@@ -185,25 +187,27 @@ def test_damaged_baskets_are_an_error_that_names_the_range(folder, tmp_path):
 
 
 def test_a_passing_failure_is_tried_again_and_a_lasting_one_named(records, tmp_path, monkeypatch):
-    from elsewhere.processors import stream
+    from elsewhere.processors import reading
 
-    real, calls = stream.read_columns, []
+    real, calls = reading.Tree.arrays, []
 
-    def flaky(unit, features):
-        calls.append(unit)
+    def flaky(tree, *args):
+        calls.append(args)
         if len(calls) < 3:
-            raise OSError("connection reset")
-        return real(unit, features)
+            raise ConnectionResetError("connection reset")
+        return real(tree, *args)
 
-    monkeypatch.setattr(stream, "read_columns", flaky)
-    monkeypatch.setattr(stream.time, "sleep", lambda _s: None)
-    unit = split(records, 800, {})[0]
-    do_unit(unit, Recipe(Dijet()), str(tmp_path), "columns")
-    assert len(calls) == 3
+    def gone(*_):
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(reading.Tree, "arrays", flaky)
+    patience = RemoteSettings(pause=0.0)
+    unit, job = split(records, 800, {})[0], Job(Recipe(Dijet(), remote=patience), str(tmp_path), "columns")
+    outcome = do_unit(unit, job)
+    assert (len(calls), outcome.tries, outcome.error) == (3, 3, None)
     assert unit_path(tmp_path, "columns", unit).exists()
-    monkeypatch.setattr(stream, "read_columns", lambda *_: (_ for _ in ()).throw(OSError("gone")))
-    with pytest.raises(InputError, match="entries 0-800: not readable after 4 tries"):
-        do_unit(unit, Recipe(Dijet()), str(tmp_path), "columns")
+    monkeypatch.setattr(reading.Tree, "arrays", gone)
+    assert "entries 0-700: not readable after 4 tries" in do_unit(unit, job).error
 
 
 def row(start, stop, n_in=None):
@@ -255,7 +259,7 @@ def test_verify_compares_with_the_input_files(tmp_path):
 
 def test_retried_reading_gives_the_same_columns(records):
     unit = split(records, 800, {})[1]
-    first, second = (read_columns(unit, Dijet()) for _ in range(2))
+    first, second = (read_columns(unit, Recipe(Dijet()))[0] for _ in range(2))
     assert first["FatJet_pt"].to_list() == second["FatJet_pt"].to_list()
 
 
@@ -263,6 +267,7 @@ RUN = """
 import sys
 from pathlib import Path
 from elsewhere.processors.features import Dijet
+from elsewhere.processors.places import RemoteSettings
 from elsewhere.processors.preflight import preflight
 from elsewhere.processors.stream import process
 out, *files = sys.argv[1:]

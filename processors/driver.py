@@ -1,0 +1,178 @@
+"""Where units run: a loop, a process pool, or Dask; what comes back is small, and only so much is asked for at once."""
+
+# distributed exports less than its documentation uses.
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from ..errors import InputError
+from ..workspace import chunk_name, digest, write_chunk
+from .core import Recipe, Unit, finish_unit
+from .environment import dask_client
+from .reading import read_columns
+
+#: How often a unit is tried again after the death of its worker.
+RETRIES = 3
+#: Tasks in flight per Dask thread: enough to hide the scheduler's latency, few enough for a client of any run's size.
+AHEAD = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker says of a unit. ``error``: why its input cannot be used (None: its chunk is written)."""
+
+    unit: Unit
+    cpu_s: float = 0.0
+    bytes_read: int = 0
+    tries: int = 1
+    error: str | None = None
+    server: str = "local"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all units of a run: the recipe, and where chunks go."""
+
+    recipe: Recipe
+    out: str
+    kind: str
+
+
+def unit_path(out: Path, kind: str, unit: Unit) -> Path:
+    """Where a unit's chunk lies."""
+    return out / kind / unit.dataset / chunk_name(unit.uuid, unit.start, unit.stop)
+
+
+def do_unit(unit: Unit, job: Job) -> Outcome:
+    """Read, compute and write one unit, on a worker.
+
+    An input that cannot be used is told in the outcome; everything else is raised.
+    """
+    cpu = time.process_time()
+    try:
+        columns, delivery = read_columns(unit, job.recipe)
+        chunk = finish_unit(columns, job.recipe, unit)
+    except InputError as error:
+        return Outcome(unit, time.process_time() - cpu, error=str(error))
+    write_chunk(unit_path(Path(job.out), job.kind, unit), chunk)
+    return Outcome(unit, time.process_time() - cpu, delivery.bytes, delivery.tries, server=delivery.server)
+
+
+def _loop(units: Sequence[Unit], job: Job) -> Iterator[Outcome]:
+    for unit in units:
+        yield do_unit(unit, job)
+
+
+#: The jobs of this process by their digest: a recipe may hold functions of a user's own file, which is not importable here.
+_jobs: dict[str, Job] = {}
+
+
+def pack(job: Job) -> tuple[str, bytes]:
+    """(digest, bytes) of a job as other processes can take it."""
+    packed = cloudpickle.dumps(job)
+    return digest(packed.hex()), packed
+
+
+def unpack(name: str, packed: bytes) -> Job:
+    """The job of `pack`, unpacked once per process."""
+    if name not in _jobs:
+        _jobs[name] = cloudpickle.loads(packed)
+    return _jobs[name]
+
+
+def do_packed(unit: Unit, name: str, packed: bytes) -> Outcome:
+    """`do_unit` for a job of `pack`, on a worker."""
+    return do_unit(unit, unpack(name, packed))
+
+
+def _processes(units: Sequence[Unit], job: Job, workers: int) -> Iterator[Outcome]:
+    name, packed = pack(job)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(do_packed, unit, name, packed) for unit in units]):
+            yield future.result()
+
+
+class JobPlugin:
+    """Brings the job to every Dask worker once, those that join later included: a task then carries its unit alone."""
+
+    def __init__(self, name: str, packed: bytes) -> None:
+        self.job, self.packed = name, packed
+        self.name = f"elsewhere-job-{name[:16]}"
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002
+        """Unpack on a worker."""
+        unpack(self.job, self.packed)
+
+    def teardown(self, worker: Any) -> None:  # noqa: ARG002
+        """Forget the job."""
+        _jobs.pop(self.job, None)
+
+
+def do_known(unit: Unit, name: str) -> Outcome:
+    """`do_unit` for a job that `JobPlugin` brought."""
+    return do_unit(unit, _jobs[name])
+
+
+def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
+    """The units over a Dask client, at most `AHEAD` per thread at a time; a unit that kills its workers is an outcome."""
+    from distributed import KilledWorker, WorkerPlugin
+    from distributed import as_completed as dask_completed
+
+    name, packed = pack(job)
+    # Dask wants its own base class, which is not imported before it is needed.
+    plugin = type("JobPlugin", (JobPlugin, WorkerPlugin), {})(name, packed)
+    client.register_plugin(plugin)
+    try:
+        waiting, running = iter(units), dask_completed()
+        flying: dict[str, Unit] = {}
+
+        def refill() -> None:
+            most = AHEAD * max(1, sum(client.nthreads().values()))
+            if len(flying) > most // 2:
+                return
+            batch = list(islice(waiting, most - len(flying)))
+            futures = client.map(do_known, batch, name=name, pure=False, retries=RETRIES)
+            flying.update({f.key: u for f, u in zip(futures, batch, strict=True)})
+            running.update(futures)
+
+        refill()
+        for future in running:
+            unit = flying.pop(future.key)
+            try:
+                outcome = future.result()
+            except KilledWorker as error:
+                text = f"{unit.path}, entries {unit.start}-{unit.stop}: killed its worker {RETRIES + 1} times ({error})"
+                outcome = Outcome(unit, tries=RETRIES + 1, error=text)
+            future.release()
+            refill()
+            yield outcome
+    finally:
+        client.unregister_worker_plugin(plugin.name)
+
+
+def execute(
+    units: Sequence[Unit], job: Job, scheduler: str, workers: int, client: Any = None
+) -> Iterator[Outcome]:
+    """Run `do_unit` on every unit; outcomes as they come. ``client``: a Dask client to use instead of ``scheduler``."""
+    if not units:
+        return
+    if client is not None:
+        yield from run_dask(units, job, client)
+    elif scheduler == "loop":
+        yield from _loop(units, job)
+    elif scheduler == "processes":
+        yield from _processes(units, job, workers)
+    else:
+        with dask_client(scheduler, workers) as own:
+            yield from run_dask(units, job, own)

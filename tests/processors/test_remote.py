@@ -1,0 +1,583 @@
+"""Reading over root:// from a real server through a link that misbehaves: in time, identical, and every failure named."""
+
+import errno
+import hashlib
+import lzma
+import pickle
+import shutil
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import aiohttp
+import awkward as ak
+import cramjam
+import fsspec
+import numpy as np
+import pytest
+import uproot
+from elsewhere.errors import ConfigError, InputError
+from elsewhere.processors import remote, xrootd
+from elsewhere.processors.failures import classify
+from elsewhere.processors.features import Dijet
+from elsewhere.processors.places import PATIENCE, RemoteSettings, candidates, pause_before
+from elsewhere.processors.preflight import preflight
+from elsewhere.processors.remote import Unreadable, attempt, open_root, received, server_name
+from elsewhere.processors.stream import process
+from elsewhere.samples.nano import write_nano
+from fsspec.exceptions import FSTimeoutError
+
+from .conftest import dijet_columns
+from .remote.proxy import Proxy, free_port
+from .remote.server import Server
+
+#: Short limits; a test adds what it needs.
+QUICK = {
+    "connect_timeout": 1.0,
+    "idle_timeout": 1.0,
+    "minimum_rate": 50_000.0,
+    "rate_period": 3.0,
+    "pause": 0.05,
+}
+PATIENT = RemoteSettings(**QUICK, tries=4)
+ONCE = RemoteSettings(**QUICK, tries=1)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A folder that the server's unprivileged user can read, with files a.root, b.root and a larger one."""
+    with tempfile.TemporaryDirectory(prefix="elsewhere-xrootd-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        data = path / "data"
+        (data / "store").mkdir(parents=True)
+        for file, n, seed in (("a", 3000, 1), ("b", 1000, 2), ("large", 20_000, 3)):
+            write_nano(data / "store" / f"{file}.root", dijet_columns(n, seed), basket=700)
+        yield data
+
+
+@pytest.fixture(scope="module")
+def server(shared):
+    missing = Server.missing()
+    if missing:
+        pytest.skip(missing)
+    running = Server(shared, shared.parent / "state").start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def link(server):
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """No test knows of another's failed servers."""
+    monkeypatch.setattr(remote, "_resting", {})
+
+
+def url(proxy, name="a"):
+    return f"root://127.0.0.1:{proxy.port}//store/{name}.root"
+
+
+def read(place, settings):
+    with open_root(place, settings) as file:
+        return file["Events"].arrays(library="ak", how=dict)
+
+
+def same(first, second):
+    return list(first) == list(second) and all(
+        ak.array_equal(first[k], second[k], equal_nan=True) for k in first
+    )
+
+
+def digests(out):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*.parquet"))}
+
+
+# Settings and places
+
+
+def test_places_are_the_path_then_the_redirectors_each_once():
+    two = RemoteSettings(("root://b.org/", "root://a.org:1094", "root://c.org"))
+    assert candidates("root://me@a.org:1094//store/x.root?authz=1", two) == [
+        "root://me@a.org:1094//store/x.root?authz=1",
+        "root://b.org//store/x.root?authz=1",
+        "root://c.org//store/x.root?authz=1",
+    ]
+    assert candidates("/store/x.root", two)[0] == "root://b.org//store/x.root"
+    assert len(candidates("/store/x.root", two)) == 3
+    assert candidates("/store/x.root", PATIENCE) == ["/store/x.root"]
+    assert candidates("/data/x.root", two) == ["/data/x.root"]
+    assert candidates("https://a.org/x.root", two) == ["https://a.org/x.root"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        ({"idle_timeout": 0}, "idle_timeout"),
+        ({"connect_timeout": float("nan")}, "connect_timeout"),
+        ({"tries": 0}, "tries 0"),
+        ({"redirectors": ("a.org",)}, "'a.org' is not a server"),
+        ({"redirectors": ("root://a.org//store",)}, "is not a server"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(bad, text):
+    with pytest.raises(ConfigError, match=text):
+        RemoteSettings(**bad)
+
+
+def test_pauses_double_are_spread_and_repeat():
+    first = [pause_before(f"{i}", 1, PATIENCE) for i in range(200)]
+    assert min(first) < 0.6
+    assert max(first) > 1.4
+    assert all(0.5 <= p <= 1.5 for p in first)
+    assert first == [pause_before(f"{i}", 1, PATIENCE) for i in range(200)]
+    assert 4.0 <= pause_before("x", 4, PATIENCE) <= 12.0
+    assert pause_before("x", 40, PATIENCE) <= 90.0
+
+
+# Classes of errors, of really produced ones
+
+
+def damaged(folder, how):
+    """A file whose baskets are damaged, read; ``how`` names the compression, or what is asked for in vain."""
+    path = folder / "bad.root"
+    values = np.random.default_rng(1).integers(0, 20, 5000).astype(np.float32)
+    codecs = {
+        "zlib": uproot.ZLIB(1), "lzma": uproot.LZMA(1), "lz4": uproot.LZ4(1), "zstd": uproot.ZSTD(1),
+        "no branch": None, "no tree": None,
+    }  # fmt: skip
+    with uproot.recreate(path, compression=codecs[how]) as file:
+        file.mktree("Events", {"x": "float32"})
+        file["Events"].extend({"x": values})
+    with uproot.open(path) as file:
+        key = file["Events"]["x"].basket_key(0)
+        start = key.fSeekKey + key.fKeylen
+    raw = bytearray(path.read_bytes())
+    if codecs[how] is not None:
+        for i in range(30, 60):
+            raw[start + i] ^= 0xFF
+    path.write_bytes(raw)
+    with uproot.open(path) as file:
+        file["Other" if how == "no tree" else "Events"].arrays(["y" if how == "no branch" else "x"])
+
+
+def not_root(folder, content):
+    path = folder / "bad.root"
+    path.write_bytes(content)
+    open_root(str(path), PATIENCE)
+
+
+@pytest.mark.parametrize("how", ["zlib", "lzma", "lz4", "zstd", "no branch", "no tree"])
+def test_damage_is_of_the_data(tmp_path, how):
+    with pytest.raises(Exception) as caught:
+        damaged(tmp_path, how)
+    assert classify(caught.value) == "data", repr(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"<html>login</html>" * 50, b"root" + bytes(600)])
+def test_what_is_no_root_file_is_of_the_data(tmp_path, content):
+    with pytest.raises(Exception) as caught:
+        not_root(tmp_path, content)
+    assert classify(caught.value) == "data", repr(caught.value)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+def test_a_cut_file_is_of_the_data_at_opening_and_while_it_is_read(shared, tmp_path, part):
+    raw = (shared / "store" / "a.root").read_bytes()
+    path = tmp_path / "cut.root"
+    path.write_bytes(raw[: int(part * len(raw))])
+    with pytest.raises(Exception) as caught:
+        open_root(str(path), PATIENCE)
+    assert classify(caught.value) == "data"
+    with pytest.raises(Exception) as caught:
+        uproot.open(path)["Events"].arrays()
+    assert classify(caught.value) == "data", repr(caught.value)
+
+
+def test_a_path_condemns_an_input_only_where_inputs_are_read(tmp_path):
+    for path in (tmp_path / "absent.root", tmp_path):
+        with pytest.raises(OSError) as caught:
+            open_root(str(path), PATIENCE)
+        assert classify(caught.value) == "data", repr(caught.value)
+        with pytest.raises(OSError) as caught:
+            path.read_bytes()
+        assert classify(caught.value) == "bug"
+
+
+def test_a_mistake_in_our_code_is_a_bug_wherever_it_is_caught(shared):
+    def mistake():
+        with open_root(str(shared / "store" / "a.root"), PATIENCE) as file:
+            return {}[file["Events"].num_entries]
+
+    for wrong in (mistake, lambda: int("x"), lambda: 1 / 0, lambda: np.zeros(3)[5]):
+        with pytest.raises(Exception) as caught:
+            wrong()
+        assert classify(caught.value) == "bug"
+
+
+def test_a_full_disk_is_a_bug_and_not_a_reason_to_try_again():
+    with pytest.raises(OSError) as caught, Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+    assert caught.value.errno == errno.ENOSPC
+    assert classify(caught.value) == "bug"
+
+
+class Web(socketserver.StreamRequestHandler):
+    """An HTTP server that answers with the status in the path, or resets, or hangs."""
+
+    def handle(self):
+        what = self.rfile.readline().split()[1].decode().strip("/")
+        if what == "reset":
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif what == "hang":
+            time.sleep(1.5)
+        else:
+            self.wfile.write(f"HTTP/1.1 {what} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+
+
+@pytest.fixture(scope="module")
+def web():
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Web) as running:
+        running.daemon_threads = True
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [("500", "transient"), ("503", "transient"), ("429", "transient"), ("reset", "transient"), ("hang", "transient"),
+     ("403", "data"), ("401", "data"), ("404", "data")],
+)  # fmt: skip
+def test_a_web_server_says_what_may_pass(web, what, kind):
+    limit = aiohttp.ClientTimeout(total=None, sock_read=0.5)
+    files = fsspec.filesystem("http", client_kwargs={"timeout": limit}, skip_instance_cache=True)
+    with pytest.raises(Exception) as caught:
+        files.cat_file(f"{web}/{what}")
+    assert classify(caught.value) == kind, repr(caught.value)
+
+
+def test_what_the_link_does_may_pass(server):
+    reset = socket.socketpair()
+    reset[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    found = []
+    for wrong in (
+        lambda: socket.create_connection(("127.0.0.1", free_port()), timeout=1),
+        lambda: open_root(f"root://127.0.0.1:{free_port()}//store/a.root", ONCE),
+        lambda: open_root("root://no.such.host.invalid//store/a.root", ONCE),
+    ):
+        with pytest.raises(OSError) as caught:
+            wrong()
+        found.append(classify(caught.value))
+    assert found == ["transient"] * 3
+    for end in reset:
+        end.close()
+
+
+#: What cannot be had on purpose on every machine; one line each for the table itself.
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EIO, "x"), "transient"), (OSError(errno.ESTALE, "x"), "transient"),
+        (OSError(errno.EMFILE, "x"), "transient"), (FSTimeoutError(), "transient"), (TimeoutError(), "transient"),
+        (OSError(errno.EROFS, "x"), "bug"), (OSError(errno.EDQUOT, "x"), "bug"), (MemoryError(), "bug"),
+        (NotImplementedError(), "bug"), (ImportError("x"), "bug"), (KeyboardInterrupt(), "bug"), (ConfigError("x"), "bug"),
+        (InputError("x"), "data"), (Unreadable("x", "transient"), "transient"), (zlib.error("x"), "data"),
+        (lzma.LZMAError("x"), "data"), (cramjam.DecompressionError("x"), "data"), (KeyError("x"), "bug"),
+        (ValueError("x"), "bug"),
+    ],
+)  # fmt: skip
+def test_the_table(error, kind):
+    assert classify(error) == kind
+
+
+def test_the_cause_decides_where_the_error_itself_says_nothing():
+    class Wrapped(Exception):
+        pass
+
+    def wrong():
+        try:
+            raise zlib.error("x")
+        except zlib.error as inner:
+            raise Wrapped from inner
+
+    with pytest.raises(Wrapped) as caught:
+        wrong()
+    assert classify(caught.value) == "data"
+    loop = Wrapped()
+    loop.__cause__ = loop
+    assert classify(loop) == "bug"
+
+
+def test_an_unreadable_file_keeps_its_kind_between_processes():
+    assert pickle.loads(pickle.dumps(Unreadable("x", "transient"))).kind == "transient"
+
+
+# Reading from the server
+
+
+def test_columns_are_those_of_the_file_itself(server, link, shared):
+    local = read(str(shared / "store" / "large.root"), PATIENCE)
+    with open_root(url(link, "large"), PATIENT) as file:
+        tree = file["Events"]
+        assert same(local, tree.arrays(library="ak", how=dict))
+        assert 1_000_000 < received(tree) < 1.01 * (shared / "store" / "large.root").stat().st_size
+        assert server_name(tree, url(link)) == f"127.0.0.1:{link.port}"
+
+
+@pytest.mark.parametrize("mode", ["stall", "drip", "close", "reset", "refuse"])
+@pytest.mark.parametrize("after", [0, 150_000])
+def test_a_bad_link_is_a_passing_error_in_time_and_then_read_on(link, shared, mode, after):
+    if after:
+        link.turn(mode, after)
+    else:
+        link.mode = mode
+    start = time.monotonic()
+    with pytest.raises(OSError) as caught:
+        read(url(link, "large"), ONCE)
+    assert time.monotonic() - start < ONCE.idle_timeout + 1.0
+    assert classify(caught.value) == "transient", repr(caught.value)
+    # The broken handle is given up, and the same process goes on with the same server.
+    link.mode = "pass"
+    assert same(read(str(shared / "store" / "a.root"), ONCE), read(url(link), ONCE))
+
+
+def test_a_file_that_the_client_has_lost_unseen_is_a_passing_error(link):
+    with open_root(url(link, "large"), ONCE) as file:
+        tree = file["Events"]
+        handle = file.file.source.wire._file
+        link.mode = "refuse"
+        assert not handle.vector_read([(0, 1000)], timeout=2)[0].ok
+        assert not handle.is_open()
+        with pytest.raises(ConnectionError, match="was lost") as caught:
+            tree.arrays()
+        assert classify(caught.value) == "transient"
+
+
+def test_a_dead_connection_is_not_used_again(link, shared):
+    link.turn("freeze", 150_000)
+    with pytest.raises(TimeoutError):
+        read(url(link, "large"), ONCE)
+    assert same(read(str(shared / "store" / "a.root"), ONCE), read(url(link), ONCE))
+
+
+def test_a_stall_holds_nobody_else_up(server, link, shared):
+    link.turn("stall", 150_000)
+    with pytest.raises(TimeoutError):
+        read(url(link, "large"), ONCE)
+    start = time.monotonic()
+    other = Proxy(server.port)
+    try:
+        read(url(other), ONCE)
+    finally:
+        other.close()
+    assert time.monotonic() - start < 1.0
+
+
+def test_a_slow_healthy_link_is_not_cut(link, shared):
+    link.mode = "slow"
+    start = time.monotonic()
+    found = read(url(link), ONCE)
+    assert time.monotonic() - start > ONCE.idle_timeout
+    assert same(found, read(str(shared / "store" / "a.root"), ONCE))
+
+
+def test_a_link_below_the_minimum_rate_is_cut(link):
+    link.mode = "slow"
+    settings = RemoteSettings(
+        **{**QUICK, "minimum_rate": 1e6, "idle_timeout": 10.0, "rate_period": 1.0}, tries=1
+    )
+    with pytest.raises(TimeoutError, match=r"gave \d+ bytes/s over 1 s, less than 1e\+06"):
+        read(url(link, "large"), settings)
+
+
+def test_a_stalled_server_that_comes_back_is_read_again(link, shared):
+    link.turn("stall", 150_000)
+    timer = threading.Timer(1.5, lambda: setattr(link, "mode", "pass"))
+    timer.start()
+    found, place, begun = attempt(url(link, "large"), PATIENT, lambda p: read(p, PATIENT))
+    timer.join()
+    assert same(found, read(str(shared / "store" / "large.root"), PATIENCE))
+    assert place == url(link, "large")
+    assert begun > 1
+
+
+def test_the_second_place_is_used_where_the_first_is_dead_and_is_asked_first_from_then_on(server, link):
+    settings = RemoteSettings((f"root://127.0.0.1:{server.port}",), **QUICK)
+    link.mode = "refuse"
+    found = [attempt(url(link), settings, lambda p: read(p, settings))[1:] for _ in range(2)]
+    second = f"root://127.0.0.1:{server.port}//store/a.root"
+    assert found == [(second, 2), (second, 1)]
+
+
+def test_a_copy_that_is_damaged_is_read_elsewhere(server, link, shared):
+    shutil.copy(shared / "store" / "a.root", shared / "store" / "bad.root")
+    raw = (shared / "store" / "a.root").read_bytes()
+    (shared / "store" / "bad.root").write_bytes(raw[: len(raw) // 2])
+    settings = RemoteSettings((f"root://127.0.0.1:{server.port}",), **QUICK)
+
+    def work(place):
+        return read(place.replace("bad", "a") if str(server.port) in place else place, settings)
+
+    _, place, begun = attempt(url(link, "bad"), settings, work)
+    assert (str(server.port) in place, begun) == (True, 2)
+    with pytest.raises(InputError, match=r"bad\.root was cut short"):
+        attempt(url(link, "bad"), PATIENT, lambda p: read(p, PATIENT))
+
+
+def test_all_dead_names_every_place_and_why(server, link):
+    dead = free_port()
+    link.mode = "stall"
+    settings = RemoteSettings(
+        (f"root://127.0.0.1:{dead}", f"root://127.0.0.1:{server.port}"), **QUICK, tries=2
+    )
+    with pytest.raises(Unreadable) as caught:
+        attempt(url(link, "absent"), settings, lambda p: read(p, settings))
+    text = str(caught.value)
+    assert f"root://127.0.0.1:{link.port}//store/absent.root: TimeoutError: open: no answer" in text
+    assert f"root://127.0.0.1:{dead}//store/absent.root: ConnectionError" in text
+    assert f"root://127.0.0.1:{server.port}//store/absent.root: FileNotFoundError" in text
+    assert "after 5 tries" in text  # the last was not asked twice
+    assert caught.value.kind == "transient"
+
+
+def test_a_file_that_is_not_there_is_not_asked_for_again(link):
+    with pytest.raises(Unreadable, match=r"missing .*FileNotFoundError.*no such file") as caught:
+        attempt(url(link, "absent"), PATIENT, lambda p: read(p, PATIENT))
+    assert caught.value.kind == "data"
+    assert link.connections == 1
+
+
+def test_a_bug_is_raised_as_it_is_and_once(link):
+    calls = []
+
+    def work(place):
+        calls.append(place)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        attempt(url(link), PATIENT, work)
+    assert len(calls) == 1
+
+
+def test_a_source_opens_again_in_another_process(link):
+    with open_root(url(link), PATIENT) as file:
+        source = file.file.source
+        again = pickle.loads(pickle.dumps(source))
+        assert again.num_bytes == source.num_bytes
+        assert bytes(again.chunk(0, 4).raw_data) == b"root"
+        again.close()
+        assert again.closed
+        with pytest.raises(OSError, match="is closed"):
+            again.chunk(0, 4)
+
+
+def test_requests_grow_on_a_fast_link(link):
+    with open_root(url(link, "large"), PATIENT) as file:
+        before = file.file.source.wire._request
+        file["Events"].arrays(library="ak")
+        assert before == xrootd.first_request(PATIENT) == 25_000
+        assert file.file.source.wire._request > 4 * before
+
+
+# The whole stream
+
+
+def test_the_preflight_reads_remote_files_and_lists_all_that_it_cannot(link, shared):
+    names = ("a", "b")
+    local = preflight({"d": [str(shared / "store" / f"{n}.root") for n in names]}, Dijet())["d"]
+    found = preflight({"d": [url(link, n) for n in names]}, Dijet(), remote=PATIENT)["d"]
+    assert [(r.uuid, r.entries, r.clusters) for r in found] == [
+        (r.uuid, r.entries, r.clusters) for r in local
+    ]
+    dead = f"root://127.0.0.1:{free_port()}//store/a.root"
+    with pytest.raises(InputError) as caught:
+        preflight({"d": [url(link), url(link, "absent"), dead]}, Dijet(), remote=ONCE)
+    text = str(caught.value)
+    assert text.startswith("2 of the input files cannot be used")
+    assert "absent.root missing (root://" in text
+    assert f"{dead}: ConnectionError: open: " in text
+    assert "not readable after 1 tries" in text
+
+
+def test_a_logical_name_is_found_at_a_redirector(server, link, shared):
+    settings = RemoteSettings((f"root://127.0.0.1:{link.port}", f"root://127.0.0.1:{server.port}"), **QUICK)
+    link.mode = "refuse"
+    found = preflight({"d": ["/store/a.root"]}, Dijet(), remote=settings)
+    assert (found["d"][0].path, found["d"][0].entries) == ("/store/a.root", 3000)
+
+
+@pytest.fixture(scope="module")
+def plain(shared, tmp_path_factory):
+    """The chunks of an undisturbed run over files of this machine, and its sum of weights."""
+    out = tmp_path_factory.mktemp("plain")
+    found = preflight({"qcd": [str(shared / "store" / "large.root")]}, Dijet())
+    report = process(found, Dijet(), out, scheduler="loop", chunk=5000)
+    return report.datasets["qcd"], report.histogram
+
+
+def start_when_bad(link, timer):
+    while link.mode == "pass":
+        time.sleep(0.01)
+    timer.start()
+
+
+@pytest.mark.parametrize("mode", ["stall", "close"])
+def test_a_server_that_fails_in_mid_run_changes_nothing(link, plain, tmp_path, mode):
+    found = preflight({"qcd": [url(link, "large")]}, Dijet(), remote=PATIENT)
+    link.turn(mode, 400_000)
+    back = threading.Timer(1.2, lambda: setattr(link, "mode", "pass"))
+    settings = RemoteSettings(**{**QUICK, "pause": 0.4}, tries=6)
+    threading.Thread(target=start_when_bad, args=(link, back), daemon=True).start()
+    report = process(found, Dijet(), tmp_path / "a", scheduler="loop", chunk=5000, remote=settings)
+    link.mode = "pass"
+    calm = process(found, Dijet(), tmp_path / "b", scheduler="loop", chunk=5000, remote=settings)
+    assert report.retried > 0
+    assert calm.retried == 0
+    assert report.datasets["qcd"] == plain[0]
+    assert report.histogram == plain[1]
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert report.servers == {f"127.0.0.1:{link.port}": report.bytes_read}
+    assert report.bytes_read == calm.bytes_read > 800_000
+
+
+STALLED_AT_THE_END = """
+import sys
+from elsewhere.processors.places import RemoteSettings
+from elsewhere.processors.remote import open_root
+
+settings = RemoteSettings(connect_timeout=1.0, idle_timeout=1.0, tries=1)
+file = open_root(sys.argv[1], settings)
+print("open", flush=True)
+sys.stdin.readline()
+try:
+    file["Events"].arrays()
+except TimeoutError:
+    print("late", flush=True)
+"""
+
+
+def test_a_process_with_a_stalled_handle_can_end(link):
+    child = subprocess.Popen(
+        [sys.executable, "-c", STALLED_AT_THE_END, url(link, "large")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with child:
+        assert child.stdout.readline() == "open\n"
+        link.turn("stall", 150_000)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "late\n"
+        assert child.wait(timeout=3) == 0
