@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check bench-demo benchmarks samples clean
+.PHONY: help setup demo test lint types check faults bench-demo bench-streaming benchmarks samples clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,7 +42,14 @@ check: test lint types ## everything that continuous integration runs
 bench-demo: $(VENV)/.dev ## the demo's acceptance figures -> benchmarks/results/demo.json (makes its samples on first use)
 	$(BIN)/python benchmarks/demo.py
 
-benchmarks: bench-demo ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
+faults: $(VENV)/.dev ## the table of faults: each produced for real, and what came of it -> benchmarks/results/faults.json
+	$(BIN)/python benchmarks/faults/table.py
+
+bench-streaming: $(VENV)/.dev ## the acceptance figures of streaming -> benchmarks/results/streaming.json (half an hour; 5 GB of files)
+	$(BIN)/python benchmarks/faults/exactly_once.py
+	$(BIN)/python benchmarks/streaming.py
+
+benchmarks: bench-demo faults bench-streaming ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
 	$(BIN)/python benchmarks/spread.py
 	$(BIN)/python benchmarks/speed/firmware.py
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FeatureError
+from .errors import FeatureError, InputError
 
 #: One row's identity. ``file_hi`` and ``file_lo`` are the two halves of the input file's UUID.
 IDENTITY = np.dtype(
@@ -153,8 +153,14 @@ class Events:
 def make_identity(
     run: NDArray[Any], luminosity_block: NDArray[Any], event: NDArray[Any], file: UUID
 ) -> NDArray[np.void]:
-    """Identity rows of one file's events, shape (n,), dtype `IDENTITY`."""
+    """Identity rows of one file's events, shape (n,), dtype `IDENTITY`; a number that does not fit is an `InputError`."""
     out = np.empty(len(event), dtype=IDENTITY)
+    for name, values in (("run", run), ("luminosityBlock", luminosity_block), ("event", event)):
+        limit = np.iinfo(IDENTITY[name]).max
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= limit:
+            raise InputError(
+                f"{name} has values from {values.min()} to {values.max()}, expected 0 to {limit}"
+            )
     out["run"], out["luminosityBlock"], out["event"] = run, luminosity_block, event
     out["file_hi"], out["file_lo"] = file.int >> 64, file.int & (2**64 - 1)
     return out

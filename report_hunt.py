@@ -232,6 +232,13 @@ def hunt_searches(search: Search, shared: Sequence[ReportPart]) -> list[ReportSe
             if variant == SEARCH
             else ", nothing injected?"
         )
+        if found["overall"] is None:
+            out.append(ReportSearch(
+                title if variant == SEARCH else f"{title}: control without injected signal",
+                asked, "There was nothing to fit.", f"{quoted}: {verdict}", "nothing", facts=[], warnings=[],
+                parts=list(shared if variant == SEARCH else ()), numbers={"hunt": found},
+            ))  # fmt: skip
+            continue
         parts = [
             _spectra_part(found, label), _scan_part(found, label),
             _separation_part(found, label) if injected else None,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from .config import HuntSection, SearchConfig
+from .errors import ConfigError, InputError
 from .events import Events, Window, identity_hash
 from .models.folds import CrossFit
 from .models.methods import build
 from .models.represented import Represented
-from .models.store import Stored, save
+from .models.store import Stored, record_of, save
 from .stages import Progress, Search
 from .workspace import Table, Workspace, read_json
 
@@ -30,8 +31,6 @@ def variants(config: SearchConfig) -> tuple[str, ...]:
 
 def injected_rows(table: Table, count: int, seed: int) -> np.ndarray:
     """Mask of the ``count`` events to hide, shape (n,): those of smallest identity hash, so order does not matter."""
-    from .errors import ConfigError
-
     if count > len(table):
         raise ConfigError(
             f"inject: {count} events asked, the signal dataset holds {len(table)} after its selection"
@@ -133,14 +132,15 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
     config, hunt = search.config, search.config.hunt
     if hunt is None:
         raise ValueError("train of a resonant search needs a hunt")
-    todo = list(_todo(search, hunt, key))
     samples = {v: sample(search.space, config, v).table.events for v in variants(config)}
-    total = len(variants(config)) * len(hunt.windows.windows())
+    # A sample without events teaches nothing, and the hunt in it ends in no p-value.
+    todo = [(v, w) for v, w in _todo(search, hunt, key) if len(samples[v])]
+    total = sum(len(s) > 0 for s in samples.values()) * len(hunt.windows.windows())
     progress(total - len(todo), total)
     jobs = [(samples[v], config, w, search.space.path("models", model_name(v, w)), key) for v, w in todo]
     for done, _ in enumerate(spread(jobs, config), start=total - len(todo) + 1):
         progress(done, total)
-    names = [model_name(v, w) for v in variants(config) for w in hunt.windows.windows()]
+    names = [model_name(v, w) for v in variants(config) if len(samples[v]) for w in hunt.windows.windows()]
     return [f"models/{n}/model.json" for n in names], {"models": len(names), "trained": len(todo)}
 
 
@@ -167,8 +167,21 @@ def scorers(search: Search) -> dict[str, Any]:
     config = search.config
     if config.hunt is None:
         raise ValueError("scorers of a resonant search need a hunt")
-    names = [model_name(v, w) for v in variants(config) for w in config.hunt.windows.windows()]
-    return {name: Stored.at(search.space.path("models", name)) for name in names}
+    out = {}
+    for variant in variants(config):
+        for window in config.hunt.windows.windows():
+            name = model_name(variant, window)
+            path = search.space.path("models", name)
+            if not path.exists():
+                continue  # no event to learn from: `train` has said so
+            learnt = record_of(path)["window"]
+            if list(window) != learnt:
+                raise InputError(
+                    f"{path} was learnt for {learnt[0]:g}-{learnt[1]:g} GeV, not for {window.low:g}-{window.high:g} GeV; "
+                    "delete it and train again"
+                )
+            out[name] = Stored.at(path)
+    return out
 
 
 def fit_edges(hunt: HuntSection) -> np.ndarray:

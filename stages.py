@@ -39,6 +39,12 @@ class Search:
     space: Workspace
 
 
+def role_of(config: SearchConfig, dataset: str) -> str:
+    """The role of a dataset; those of a coffea fileset are data."""
+    known = config.events.datasets.get(dataset)
+    return known.role if known is not None else "data"
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a search.
@@ -94,6 +100,8 @@ def plan(search: Search, stages: Sequence[Stage]) -> list[Planned]:
             why = f"its inputs changed{' with ' + ', '.join(redone) if redone else ''}"
         elif not search.space.is_current(stage.name, key):
             why = "an output is missing"
+        elif (lost := _chunks_lost(search, done[stage.name])) > 0:
+            why = f"{lost} chunks are missing"
         elif lost_in(done[stage.name]):
             why = f"{len(lost_in(done[stage.name]))} files in quarantine are tried again"
         else:
@@ -102,6 +110,14 @@ def plan(search: Search, stages: Sequence[Stage]) -> list[Planned]:
             needed.add(stage.name)
         out.append(Planned(stage, key, why != "up to date", why))
     return out
+
+
+def _chunks_lost(search: Search, record: Mapping[str, Any]) -> int:
+    """How many of the chunks that a finished stream left are not there any more."""
+    made = record.get("chunks")
+    if made is None:
+        return 0
+    return made["files"] - len(list(search.space.path(made["kind"]).glob("*/*.parquet")))
 
 
 def lost_in(record: Mapping[str, Any] | None) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .config import Dataset, SearchConfig
+from .config import Dataset
 from .errors import ConfigError
 from .processors.features import Features, definition_digest, load_features
 from .processors.fileset import discover, read_fileset
@@ -14,19 +14,13 @@ from .processors.places import RemoteSettings
 from .processors.preflight import FileRecord, Quarantined, preflight
 from .processors.stream import process
 from .quality import filters_of, quality_key, write_lumis
-from .stages import Progress, Search, Stage
+from .stages import Progress, Search, Stage, role_of
 from .workspace import Workspace, digest, read_json, write_json
 
 
 def features_of(search: Search) -> Features:
     """The feature definition of the search."""
     return load_features(search.config.events.features, search.source)
-
-
-def role_of(config: SearchConfig, dataset: str) -> str:
-    """The role of a dataset; those of a coffea fileset are data."""
-    known = config.events.datasets.get(dataset)
-    return known.role if known is not None else "data"
 
 
 def _paths(search: Search, name: str, dataset: Dataset) -> list[str]:
@@ -93,6 +87,12 @@ def nuisances_of(search: Search) -> dict[str, tuple[Any, ...]]:
         return {}
     from .processors.nuisances.registry import build_nuisance
 
+    for name in asked.datasets:
+        real = [r.path for r in inputs_of(search)[name] if r.sum_genweight is None]
+        if real:
+            raise ConfigError(
+                f"systematics.datasets: {name} is no simulation ({real[0]} has no Runs.genEventSumw); only simulation is varied"
+            )
     made = tuple(build_nuisance(n, s.model_dump(), search.source) for n, s in asked.nuisances.items())
     return dict.fromkeys(asked.datasets, made)
 
@@ -171,7 +171,7 @@ def _stream(
         "shifts": tuple(systematics.shifts) if systematics else (),
         "strict": config.run.strict,
         "remote": remote_of(search),
-        "filters": filters_of(search, found, map),
+        "filters": filters_of(search, found, remote_of(search)),
         "quarantined": [q for q in unusable if q.dataset in found],
     }
     if config.events.mode == "dask-awkward":
@@ -182,8 +182,13 @@ def _stream(
         report = process(**settings, scheduler=config.run.scheduler, workers=config.run.workers)
     counts = counts_name(kind)
     write_json(search.space.path(counts), report.to_json())
-    record = {"throughput": report.throughput, "quarantine": sorted(q.path for q in report.quarantine)}
-    more = write_lumis(search, found, report) if kind == "columns" else []
+    made = {"kind": kind, "files": len(list(search.space.path(kind).glob("*/*.parquet")))}
+    record = {
+        "throughput": report.throughput,
+        "chunks": made,
+        "quarantine": sorted(q.path for q in report.quarantine),
+    }
+    more = write_lumis(search, found, report, remote_of(search)) if kind == "columns" else []
     return [counts, "fileset.json", kind, *more], record
 
 

@@ -34,7 +34,12 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            if error.filename is None and error.errno is not None:  # a full disk does not say where
+                raise type(error)(error.errno, error.strerror, str(path)) from error
+            raise
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
@@ -71,7 +76,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run the stage that makes it first") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON ({error}); delete it and run its stage again") from error
 
 
@@ -217,6 +222,16 @@ def read_chunk_meta(path: Path) -> dict[str, Any]:
     if meta.get("histograms") is not None:
         meta["histograms"] = _unpacked(meta["histograms"])
     return meta
+
+
+def check_pages(path: Path) -> None:
+    """Raise `InputError` unless every page of a chunk has the checksum it was written with."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and process again") from error
 
 
 def read_chunk(path: Path, variation: str = NOMINAL) -> Chunk:

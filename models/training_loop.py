@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .. import __version__
 from ..errors import FitError, InputError
 from ..workspace import atomic, digest
 from .arrays import read_arrays, write_arrays
@@ -73,7 +72,7 @@ def task_key(task: Task, settings: TrainSettings) -> str:
         for key, array in (sample.arrays() if sample else {}).items():
             sums[f"{name}/{key}"] = [list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     functions = [f"{f.__module__}.{f.__qualname__}" for f in (task.build, task.loss)]
-    return digest([__version__, version("torch")], functions, dict(task.config), settings.identity(), sums)
+    return digest([version("elsewhere"), version("torch")], functions, dict(task.config), settings.identity(), sums)
 
 
 class Trainer:

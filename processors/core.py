@@ -113,15 +113,21 @@ def histogram(
 
 
 def event_weights(columns: Columns, n: int, scale: float) -> NDArray[np.float64]:
-    """genWeight times ``scale`` for simulation, 1 for data, shape (n,)."""
+    """genWeight times ``scale`` for simulation, 1 for data, shape (n,); raises `InputError` where one is not finite."""
     if "genWeight" not in columns:
         return np.full(n, scale)
-    return np.asarray(columns["genWeight"], dtype=np.float64) * scale
+    weight = np.asarray(columns["genWeight"], dtype=np.float64) * scale
+    if not np.isfinite(weight).all():
+        raise InputError(
+            f"genWeight is not finite in {int((~np.isfinite(weight)).sum())} of {n} events; the file is damaged"
+        )
+    return weight
 
 
 def _check_finite(events: Events, unit: Unit) -> None:
     mass = events.features.mass
     if np.isfinite(events.x).all() and (mass is None or np.isfinite(events.mass).all()):
+        _check_range(events, unit)
         return
     columns: dict[str, NDArray[Any]] = {name: events.x[:, i] for i, name in enumerate(events.features.names)}
     if mass is not None:
@@ -134,6 +140,24 @@ def _check_finite(events: Events, unit: Unit) -> None:
                 f"{unit.path}: column {name} is not finite in {len(bad)} of {len(events)} kept events "
                 f"(the first: run {one['run']}, event {one['event']}); mend the file or cut these events"
             )
+
+
+def _check_range(events: Events, unit: Unit) -> None:
+    """Raise `InputError` for a mass outside its column's allowed range: the last thing that can tell a damaged number."""
+    column = events.features.mass
+    if column is None or len(events) == 0:
+        return
+    low, high = (
+        (-np.inf if column.low is None else column.low),
+        (np.inf if column.high is None else column.high),
+    )
+    bad = np.flatnonzero((events.mass < low) | (events.mass > high))
+    if len(bad):
+        one = events.identity[bad[0]]
+        raise InputError(
+            f"{unit.path}: {column.name} is outside {low:g} to {high:g} {column.unit} in {len(bad)} of {len(events)} kept "
+            f"events (the first: {events.mass[bad[0]]:g}, run {one['run']}, event {one['event']}); the file may be damaged"
+        )
 
 
 def score_events(events: Events, scorers: Mapping[str, Scorer]) -> dict[str, NDArray[np.float64]]:
@@ -222,7 +246,7 @@ class _Batch:
         return events, computed, keep
 
     def ledger(self, cuts: Mapping[str, NDArray[np.bool_]], simulated: bool) -> dict[str, Any]:
-        """Counts, cutflow, hash sum of all n events, and of data the luminosity sections that count."""
+        """Counts, cutflow, hash sum of all n events, and of data the luminosity sections."""
         n, unit = len(self.identity), self.unit
         passed, cutflow = np.ones(n, bool), [["all", n, float(self.weight.sum())]]
         for name, mask in {**self.filters, **cuts}.items():
@@ -230,14 +254,12 @@ class _Batch:
             cutflow.append([name, int(passed.sum()), float(self.weight[passed].sum())])
         with np.errstate(over="ignore"):
             sum_of_hashes = int(identity_hash(self.identity).sum(dtype=np.uint64))
-        sections: dict[str, Any] = {}
-        if not simulated and not unit.by_entry:
-            masks = list(self.filters.values())
-            sections = lumis_of(self.identity[np.logical_and.reduce(masks)] if masks else self.identity)
+        seen = {} if simulated or unit.by_entry else lumis_of(self.identity)
         return {
             "dataset": unit.dataset, "path": unit.path, "uuid": unit.uuid, "start": unit.start, "stop": unit.stop,
-            "n_in": n, "sumw": float(self.weight.sum()), "hash_sum": str(sum_of_hashes), "cutflow": cutflow,
-            "lumis": sections,
+            "n_in": n, "sumw": float(self.weight.sum()), "sumw2": float((self.weight**2).sum()),
+            "largest": float(np.abs(self.weight).max(initial=0.0)), "hash_sum": str(sum_of_hashes), "cutflow": cutflow,
+            "lumis_seen": seen,
         }  # fmt: skip
 
 
@@ -259,6 +281,7 @@ def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
     computed = features.compute(nominal)
     events, selected, keep = batch.select(computed, features.features)
     scores = score_events(events, recipe.scorers)
+    sums = {label: float(w.sum()) for label, w in weights.items()}
     weights = {label: w[keep] for label, w in weights.items()}
     filled, varied = [_fill(recipe, events, scores, [events.weight])], []
     for nuisance, nu in ((k, nu) for k in kinematic for nu in recipe.shifts):
@@ -270,6 +293,7 @@ def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
     if weights:
         filled.append(_fill(recipe, events, scores, list(weights.values())))
     simulated = "genWeight" in columns
-    ledger = {**batch.ledger(computed.cuts, simulated), "n_out": len(events), "key": recipe.key}
+    ledger = batch.ledger(computed.cuts, simulated)
+    ledger |= {"n_out": len(events), "sumw_varied": sums, "key": recipe.key}
     histograms = np.concatenate(filled, axis=1)
     return Chunk(events, selected.extras, scores, ledger, histograms, tuple(varied), weights)

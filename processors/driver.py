@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -16,16 +18,20 @@ from typing import Any
 
 import cloudpickle
 
-from ..errors import InputError
+from ..errors import IncompleteError, InputError
 from ..workspace import chunk_name, digest, write_chunk
 from .core import Recipe, Unit, finish_unit
 from .environment import dask_client
 from .reading import read_columns
 
+log = logging.getLogger(__name__)
+
 #: How often a unit is tried again after the death of its worker.
 RETRIES = 3
 #: Tasks in flight per Dask thread: enough to hide the scheduler's latency, few enough for a client of any run's size.
 AHEAD = 32
+#: Entries of one file that go into one task at most, and tasks per thread below which none are put together.
+TASK_EVENTS, TASKS_PER_THREAD = 1_000_000, 16
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,9 @@ def do_unit(unit: Unit, job: Job) -> Outcome:
         chunk = finish_unit(columns, job.recipe, unit)
     except InputError as error:
         return Outcome(unit, time.process_time() - cpu, error=str(error))
+    except MemoryError:
+        text = f"{unit.path}, entries {unit.start}-{unit.stop}: not enough memory; set events.chunk to fewer entries"
+        return Outcome(unit, time.process_time() - cpu, error=text)
     write_chunk(unit_path(Path(job.out), job.kind, unit), chunk)
     return Outcome(unit, time.process_time() - cpu, delivery.bytes, delivery.tries, server=delivery.server)
 
@@ -97,10 +106,32 @@ def do_packed(unit: Unit, name: str, packed: bytes) -> Outcome:
 
 
 def _processes(units: Sequence[Unit], job: Job, workers: int) -> Iterator[Outcome]:
+    """A pool of processes; one that dies takes the pool with it, so what was not done goes into a new one."""
     name, packed = pack(job)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(do_packed, unit, name, packed) for unit in units]):
-            yield future.result()
+    left = list(units)
+    for attempt in range(RETRIES + 1):
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                futures = {pool.submit(do_packed, unit, name, packed): unit for unit in left}
+                for future in as_completed(futures):
+                    outcome = future.result()
+                    left.remove(futures[future])
+                    yield outcome
+                return
+        except BrokenProcessPool:
+            log.warning("a worker process died; %d ranges go into a new pool (%d)", len(left), attempt + 1)
+    # One of them kills its process: each alone, so that it can be named.
+    for unit in left:
+        try:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                outcome = pool.submit(do_packed, unit, name, packed).result()
+        except BrokenProcessPool:
+            outcome = Outcome(unit, tries=RETRIES + 2, error=_killed(unit, RETRIES + 2))
+        yield outcome
+
+
+def _killed(unit: Unit, times: int) -> str:
+    return f"{unit.path}, entries {unit.start}-{unit.stop}: killed its worker {times} times"
 
 
 class JobPlugin:
@@ -119,23 +150,42 @@ class JobPlugin:
         _jobs.pop(self.job, None)
 
 
-def do_known(unit: Unit, name: str) -> Outcome:
-    """`do_unit` for a job that `JobPlugin` brought."""
-    return do_unit(unit, _jobs[name])
+def do_known(units: Sequence[Unit], name: str) -> list[Outcome]:
+    """`do_unit` for units of one file, whose tree is opened once, with a job that `JobPlugin` brought."""
+    return [do_unit(unit, _jobs[name]) for unit in units]
+
+
+def tasks(units: Sequence[Unit], threads: int) -> list[list[Unit]]:
+    """Neighbouring units of one file together, up to `TASK_EVENTS`, if there is enough to do for every thread."""
+    total = sum(u.stop - u.start for u in units)
+    most = min(TASK_EVENTS, total // (TASKS_PER_THREAD * max(threads, 1)))
+    out: list[list[Unit]] = []
+    for unit in units:
+        last = out[-1] if out else []
+        same = bool(last) and last[0].uuid == unit.uuid
+        if same and unit.stop - unit.start + sum(u.stop - u.start for u in last) <= most:
+            last.append(unit)
+        else:
+            out.append([unit])
+    return out
 
 
 def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
     """The units over a Dask client, at most `AHEAD` per thread at a time; a unit that kills its workers is an outcome."""
+    from concurrent.futures import CancelledError
+
     from distributed import KilledWorker, WorkerPlugin
     from distributed import as_completed as dask_completed
+    from distributed.comm import CommClosedError
 
     name, packed = pack(job)
+    address = client.scheduler.address
     # Dask wants its own base class, which is not imported before it is needed.
     plugin = type("JobPlugin", (JobPlugin, WorkerPlugin), {})(name, packed)
     client.register_plugin(plugin)
     try:
-        waiting, running = iter(units), dask_completed()
-        flying: dict[str, Unit] = {}
+        waiting, running = iter(tasks(units, sum(client.nthreads().values()))), dask_completed()
+        flying: dict[str, list[Unit]] = {}
 
         def refill() -> None:
             most = AHEAD * max(1, sum(client.nthreads().values()))
@@ -148,17 +198,22 @@ def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
 
         refill()
         for future in running:
-            unit = flying.pop(future.key)
+            mine = flying.pop(future.key)
             try:
-                outcome = future.result()
+                outcomes = future.result()
             except KilledWorker as error:
-                text = f"{unit.path}, entries {unit.start}-{unit.stop}: killed its worker {RETRIES + 1} times ({error})"
-                outcome = Outcome(unit, tries=RETRIES + 1, error=text)
+                why = [f"{_killed(unit, RETRIES + 1)} ({error})" for unit in mine]
+                outcomes = [Outcome(u, tries=RETRIES + 1, error=w) for u, w in zip(mine, why, strict=True)]
+            except (CancelledError, CommClosedError) as error:
+                raise IncompleteError(
+                    f"the Dask scheduler at {address} was lost ({error}); run the same command again, what is done is kept"
+                ) from error
             future.release()
             refill()
-            yield outcome
+            yield from outcomes
     finally:
-        client.unregister_worker_plugin(plugin.name)
+        if client.status == "running":
+            client.unregister_worker_plugin(plugin.name)
 
 
 def execute(

@@ -9,12 +9,29 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 
 
 def is_url(path: str) -> bool:
     """Whether a path is remote (root://, https://, ...)."""
     return "://" in path
+
+
+def stored_end(path: Path) -> tuple[int, int]:
+    """(fEND of a ROOT file's header, the file's size) in bytes; they differ when the file was cut or appended to."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        head = handle.read(64)
+    if size == 0:
+        raise InputError("is empty")
+    if head[:4] != b"root":
+        hint = ": it looks like a web page, so a login or proxy may have expired" if b"<" in head[:16] else ""
+        raise InputError(f"is not a ROOT file{hint}")
+    if len(head) < 24:
+        raise InputError(f"is cut short: {size} bytes are left of its header")
+    version = int.from_bytes(head[4:8], "big")
+    end = int.from_bytes(head[12:20] if version >= 1_000_000 else head[12:16], "big")
+    return end, size
 
 
 def discover(pattern: str, folder: Path) -> list[str]:
@@ -54,6 +71,8 @@ def read_fileset(path: Path) -> dict[str, list[str]]:
         text = path.read_text()
     except FileNotFoundError:
         raise ConfigError(f"events.fileset: {path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"events.fileset: {path} is not a text file: {error}") from error
     try:
         raw = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import awkward as ak
 from ..errors import InputError
 from .core import IDENTITY_BRANCHES
 from .features import Features
-from .fileset import is_url
+from .fileset import is_url, stored_end
 from .places import PATIENCE, RemoteSettings, candidates
 from .reading import Tree
 from .remote import attempt, open_root
@@ -39,13 +39,16 @@ NUMBERS = (
     "float",
     "double",
 )
+#: The types among them that hold fractions.
+FRACTIONS = frozenset({"float", "double"})
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class FileRecord:
     """One input file that passed: enough to find it again and to know that it is still the same.
 
-    ``clusters``: entries at which a basket of every branch ends; a range that ends there decompresses nothing twice.
+    ``kinds``: the type of each branch's numbers; ``clusters``: entries at which a basket of every branch ends; a range that ends there decompresses nothing twice.
     """
 
     path: str
@@ -56,6 +59,7 @@ class FileRecord:
     gen_events: int | None
     by_entry: bool = False
     clusters: tuple[int, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_json` undoes it."""
@@ -76,23 +80,6 @@ class Quarantined:
     uuid: str | None
     events: int | None
     reason: str
-
-
-def stored_end(path: Path) -> tuple[int, int]:
-    """(fEND of a ROOT file's header, the file's size) in bytes; they differ when the file was cut or appended to."""
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        head = handle.read(64)
-    if size == 0:
-        raise InputError("is empty")
-    if head[:4] != b"root":
-        hint = ": it looks like a web page, so a login or proxy may have expired" if b"<" in head[:16] else ""
-        raise InputError(f"is not a ROOT file{hint}")
-    if len(head) < 24:
-        raise InputError(f"is cut short: {size} bytes are left of its header")
-    version = int.from_bytes(head[4:8], "big")
-    end = int.from_bytes(head[12:20] if version >= 1_000_000 else head[12:16], "big")
-    return end, size
 
 
 def _check_branches(tree: Tree, features: Features, by_entry: bool) -> None:
@@ -122,11 +109,17 @@ def _check_branches(tree: Tree, features: Features, by_entry: bool) -> None:
 
 
 def _runs(file: Any) -> tuple[float | None, int | None]:
-    if "Runs" not in file or "genEventSumw" not in file["Runs"].keys():  # noqa: SIM118  (RNTuple is no mapping)
+    if "Runs" not in file:
         return None, None
-    runs = file["Runs"].arrays(["genEventSumw", "genEventCount"])
-    runs = {name: ak.to_numpy(runs[name]) for name in runs.fields}
-    return float(runs["genEventSumw"].sum()), int(runs["genEventCount"].sum())
+    there = set(file["Runs"].keys())
+    tail = "" if "genEventSumw" in there else "_"  # as older NanoAOD wrote it
+    names = [n for n in (f"genEventSumw{tail}", f"genEventCount{tail}") if n in there]
+    if not names:
+        return None, None
+    runs = file["Runs"].arrays(names)
+    sums = {n.rstrip("_"): ak.to_numpy(runs[n]).sum() for n in names}
+    weights, events = sums.get("genEventSumw"), sums.get("genEventCount")
+    return None if weights is None else float(weights), None if events is None else int(events)
 
 
 def _check_local(path: Path) -> None:
@@ -150,7 +143,8 @@ def _record(file: Any, path: str, features: Features, by_entry: bool) -> FileRec
     _check_branches(tree, features, by_entry)
     total, events = _runs(file)
     size, clusters = file.file.source.num_bytes, tree.clusters(features.branches)
-    return FileRecord(path, str(file.file.uuid), tree.entries, size, total, events, by_entry, clusters)
+    kinds = {name: tree.type_of(name).removesuffix("[]") for name in features.branches}
+    return FileRecord(path, str(file.file.uuid), tree.entries, size, total, events, by_entry, clusters, kinds)
 
 
 def check_file(
@@ -192,44 +186,81 @@ def _same_file(records: Sequence[tuple[str, FileRecord]]) -> Iterator[str]:
         contents[content] = f"{record.path} ({dataset})"
 
 
+@dataclass(frozen=True)
+class _Check:
+    """One file to check."""
+
+    dataset: str
+    path: str
+    features: Features
+    by_entry: bool
+    remote: RemoteSettings
+
+
+def _checked(job: _Check) -> FileRecord | Quarantined:
+    """The record of a file, or why it cannot be used."""
+    try:
+        return check_file(job.path, job.features, job.by_entry, job.remote)
+    except InputError as error:
+        why = str(error).removeprefix(f"{job.path}: ")
+        return Quarantined(job.dataset, job.path, None, None, f"{job.path} {why}")
+
+
+def _at_once(function: Callable[[Any], Any], jobs: Sequence[_Check]) -> Iterator[Any]:
+    """Here; other machines are asked at the same time, so that one that does not answer costs its time-out only once."""
+    with ThreadPoolExecutor(ASK_AT_ONCE if any(is_url(j.path) for j in jobs) else 1) as pool:
+        yield from pool.map(function, jobs)
+
+
+def _kinds_differ(records: Sequence[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord, str]]:
+    """Files of a dataset one of whose branches holds whole numbers where the dataset's first file has fractions, or the
+    other way round: the same name does not mean the same there."""
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    out = []
+    for dataset, record in records:
+        for name, kind in record.kinds.items():
+            known, path = first.setdefault((dataset, name), (kind, record.path))
+            if (known in FRACTIONS) != (kind in FRACTIONS):
+                out.append(
+                    (dataset, record, f"{record.path} branch {name} is {kind}, in {path} it is {known}")
+                )
+                break
+    return out
+
+
 def preflight(
     paths: Mapping[str, Sequence[str]],
     features: Features,
     by_entry: Collection[str] = (),
     quarantine: list[Quarantined] | None = None,
     remote: RemoteSettings = PATIENCE,
+    run: Map | None = None,
 ) -> dict[str, list[FileRecord]]:
     """Check every file of every dataset; raises one `InputError` that lists all problems, or returns the records.
 
     ``by_entry``: the datasets whose events have no run, luminosityBlock and event and are known by their entry number.
-    ``remote``: patience with files of other machines. With a ``quarantine`` list files that cannot be used go there instead; a file given twice is an error all the same.
+    ``remote``: patience with files of other machines; ``run(function, jobs)``: checks them elsewhere, results in order. With a ``quarantine`` list files that cannot be used go there instead; a file given twice is an error all the same.
     """
     bad: list[Quarantined] = []
     found: dict[str, list[FileRecord]] = {dataset: [] for dataset in paths}
-    every = [(dataset, path) for dataset, files in paths.items() for path in files]
-
-    def check(one: tuple[str, str]) -> FileRecord | Quarantined:
-        dataset, path = one
-        try:
-            return check_file(path, features, dataset in by_entry, remote)
-        except InputError as error:
-            return Quarantined(dataset, path, None, None, f"{path} {str(error).removeprefix(f'{path}: ')}")
-
-    # Other machines are asked at once: one that does not answer costs its time-out only once.
-    with ThreadPoolExecutor(ASK_AT_ONCE if any(is_url(p) for _, p in every) else 1) as pool:
-        for (dataset, _), result in zip(every, pool.map(check, every), strict=True):
-            if isinstance(result, Quarantined):
-                bad.append(result)
-            else:
-                found[dataset].append(result)
-    problems = list(_same_file([(d, r) for d, rs in found.items() for r in rs]))
+    jobs = [_Check(d, path, features, d in by_entry, remote) for d, files in paths.items() for path in files]
+    for job, result in zip(jobs, (run or _at_once)(_checked, jobs), strict=True):
+        if isinstance(result, Quarantined):
+            bad.append(result)
+        else:
+            found[job.dataset].append(result)
+    problems = _kinds_differ([(d, r) for d, rs in found.items() for r in rs])
+    for dataset, record, reason in problems:
+        found[dataset].remove(record)
+        bad.append(Quarantined(dataset, record.path, record.uuid, record.entries, reason))
+    twice = list(_same_file([(d, r) for d, rs in found.items() for r in rs]))
     if quarantine is None:
-        problems = [b.reason for b in bad] + problems
+        twice = [b.reason for b in bad] + twice
     else:
         quarantine += bad
-    if problems:
-        text = "\n".join(f"  {p}" for p in problems)
-        raise InputError(f"{len(problems)} of the input files cannot be used:\n{text}")
+    if twice:
+        text = "\n".join(f"  {p}" for p in twice)
+        raise InputError(f"{len(twice)} of the input files cannot be used:\n{text}")
     if bad and not any(found.values()):
         raise InputError("none of the input files can be used:\n" + "\n".join(f"  {b.reason}" for b in bad))
     return found

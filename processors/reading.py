@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import awkward as ak
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from .core import IDENTITY_BRANCHES, Recipe, Unit
+from .fileset import is_url, stored_end
 from .places import PATIENCE, RemoteSettings
 from .remote import Delivery, attempt, open_root, received, server_name
 
@@ -106,6 +108,8 @@ def read_columns(unit: Unit, recipe: Recipe) -> tuple[dict[str, Any], Delivery]:
     try:
         (raw, server, size), _, tries = attempt(unit.path, recipe.remote, work, drop)
     except InputError as error:
+        if not is_url(unit.path) and Path(unit.path).is_file():
+            stored_end(Path(unit.path))  # what became of it since the preflight says more
         why = str(error).removeprefix(f"{unit.path}: ")
         raise InputError(f"{unit.path}, entries {unit.start}-{unit.stop}: {why}") from error
     columns = {name: np.asarray(ak.to_numpy(v)) if v.ndim == 1 else v for name, v in raw.items()}

@@ -138,10 +138,8 @@ def _unreadable(
         return last
     lines = "; ".join(f"{place}: {why}" for place, why in reasons.items())
     if "transient" in kinds.values():
-        text = (
-            f"{lines}: not readable after {begun} tries; check the servers, the network and your credentials"
-        )
-        return Unreadable(text, "transient")
+        cure = "check the servers, the network and your credentials"
+        return Unreadable(f"not readable after {begun} tries ({lines}); {cure}", "transient")
     alone = "missing" if isinstance(last, PATH_ERRORS) else "damaged"
     return Unreadable(f"{alone if len(reasons) == 1 else 'missing or damaged'} ({lines})")
 

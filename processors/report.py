@@ -20,8 +20,9 @@ from .preflight import Quarantined
 
 @dataclass(frozen=True)
 class DatasetCounts:
-    """One dataset's counts. ``cutflow``: (name, raw, weighted) after each cut in order, 'all' first; ``lumis``: the
-    luminosity sections of data that were read and count, {run: [[first, last], ...]}."""
+    """One dataset's counts. ``cutflow``: (name, raw, weighted) after each cut in order, 'all' first; ``sum_varied``: the sum of weights of
+    all events under every weight variation, to normalise it by; ``lumis_seen``: sections before any mask;
+    ``effective_events`` (sum w)^2 / sum w^2; ``largest_weight_share``: of one event in the sum of weights."""
 
     files: int
     entries: int
@@ -30,7 +31,10 @@ class DatasetCounts:
     units: int
     sum_weights: float
     cutflow: tuple[tuple[str, int, float], ...]
-    lumis: dict[str, list[list[int]]] = field(default_factory=dict)
+    sum_varied: dict[str, float] = field(default_factory=dict)
+    lumis_seen: dict[str, list[list[int]]] = field(default_factory=dict)
+    effective_events: float = 0.0
+    largest_weight_share: float = 0.0
 
 
 @dataclass(frozen=True)

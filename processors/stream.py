@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ElsewhereError, InputError
-from ..workspace import read_chunk_meta
+from ..workspace import check_pages, read_chunk_meta
 from .core import Recipe, Unit
 from .driver import Job, Outcome, execute, unit_path
 from .features import Features
@@ -72,12 +73,17 @@ def split(files: Mapping[str, Sequence[FileRecord]], chunk: int, scales: Mapping
     ]
 
 
-def is_done(path: Path, key: str) -> bool:
-    """Whether a unit's chunk is there, whole, and made by the same recipe."""
+def is_done(path: Path, unit: Unit, key: str) -> bool:
+    """Whether a unit's chunk is there, whole to the last page, and made of this range by the same recipe."""
     if not path.exists():
         return False
     try:
-        return read_chunk_meta(path)["ledger"]["key"] == key
+        row = read_chunk_meta(path)["ledger"]
+        wanted = (unit.uuid, unit.start, unit.stop, key)
+        if (row["uuid"], row["start"], row["stop"], row["key"]) != wanted:
+            return False
+        check_pages(path)
+        return True
     except ElsewhereError:
         log.warning("%s is damaged and is made again", path)
         return False
@@ -92,6 +98,15 @@ def _tidy(out: Path, kind: str, units: Sequence[Unit]) -> None:
         if not _OURS.match(path.name):
             raise InputError(f"{path} was not written by elsewhere; move it out of the workspace")
         path.unlink(missing_ok=True)  # a worker that outlived its driver may be renaming it
+
+
+def _probe(out: Path, kind: str, datasets: Iterable[str]) -> None:
+    """Raise OSError at once, not after the first range, where a chunk could not be written."""
+    for dataset in datasets:
+        folder = out / kind / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @dataclass
@@ -168,8 +183,9 @@ def process(
     chunk = chunk or best_chunk(features)
     units = split(files, chunk, scales or {})
     _tidy(out, kind, units)
+    _probe(out, kind, files)
     state = _Run(files, units, Job(recipe, str(out), kind), strict, chunk, {})
-    todo = [u for u in units if not is_done(state.path(u), key)]
+    todo = [u for u in units if not is_done(state.path(u), u, key)]
     state.reused = len(units) - len(todo)
     total = sum(u.stop - u.start for u in units)
     done = total - sum(u.stop - u.start for u in todo)
@@ -190,7 +206,13 @@ def _close(run: _Run, before: list[Quarantined], wall_s: float, workers: int) ->
             run.path(unit).unlink(missing_ok=True)
     good = {d: [r for r in records if r.uuid not in run.bad] for d, records in run.files.items()}
     units = [u for u in run.units if u.uuid not in run.bad]
-    metas = [read_chunk_meta(run.path(u)) for u in units]
+    used = (
+        "ledger",
+        "groups",
+        "weights",
+        "histograms",
+    )  # a large run must not hold the feature set of every chunk
+    metas = [{k: m[k] for k in used} for m in (read_chunk_meta(run.path(u)) for u in units)]
     ledgers = [m["ledger"] for m in metas]
     close_ledger(ledgers, units, {r.uuid: r.entries for rs in good.values() for r in rs})
     parts = [(m["ledger"]["dataset"], m["groups"] + m["weights"], m["histograms"]) for m in metas]
@@ -211,9 +233,13 @@ def _close(run: _Run, before: list[Quarantined], wall_s: float, workers: int) ->
 
 
 def _counts(records: Sequence[FileRecord], rows: Sequence[Mapping[str, Any]]) -> DatasetCounts:
+    total, squares = (sum(r[k] for r in rows) for k in ("sumw", "sumw2"))
     return DatasetCounts(
         files=len(records), entries=sum(r.entries for r in records), read=sum(r["n_in"] for r in rows),
         kept=sum(r["n_out"] for r in rows), units=len(rows), sum_weights=sum(r["sumw"] for r in rows),
         cutflow=sum_cutflows([r["cutflow"] for r in rows]),
-        lumis=merge(r["lumis"] for r in rows),
+        lumis_seen=merge(r["lumis_seen"] for r in rows),
+        effective_events=total**2 / squares if squares > 0 else 0.0,
+        largest_weight_share=max((r["largest"] for r in rows), default=0.0) / abs(total) if total else 0.0,
+        sum_varied={k: sum(r["sumw_varied"][k] for r in rows) for k in (rows[0]["sumw_varied"] if rows else ())},
     )  # fmt: skip

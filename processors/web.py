@@ -24,7 +24,16 @@ class _Patient(FSSpecLoopExecutor):
     seconds: float = 0.0
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return super().submit(asyncio.wait_for(coroutine, self.seconds))
+        return super().submit(self._bounded(coroutine, self.seconds))
+
+    @staticmethod
+    async def _bounded(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        try:
+            return await asyncio.wait_for(coroutine, seconds)
+        except TimeoutError as error:  # of aiohttp or of this limit; neither says anything
+            raise TimeoutError(
+                str(error) or f"read: not there in {seconds:g} s, or silent too long"
+            ) from error
 
 
 class WebSource(FSSpecSource):

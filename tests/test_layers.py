@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"events", "errors", "workspace"}
+GROUND = {"events", "errors", "workspace", "hashing"}
 TOP = {
     "cli",
     "search",
     "stages",
     "streaming",
+    "quality",
     "resonance",
     "hunting",
     "trigger",
@@ -27,7 +28,8 @@ ALLOWED = {
     "analysis": GROUND | {"analysis"},
     "samples": GROUND | {"samples"},
     "deploy": GROUND | {"deploy", "models.base"},
-    "events": {"errors"},
+    "hashing": set(),
+    "events": {"errors", "hashing"},
     "workspace": {"errors", "events"},
     "errors": set(),
     "config": {"errors", "events"},

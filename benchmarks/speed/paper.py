@@ -100,7 +100,7 @@ def section(e: Mapping[str, float]) -> str:
         "|---|---|",
         *(f"| {name} | {ratio:.2f} |" for name, ratio in ratios.items()),
         "",
-        f"{verdict} One scheduler keeps {CORES} cores busy from tasks of C / possible = {enough:.1f} s on "
+        f"{verdict} One scheduler alone keeps {CORES} cores busy from tasks of C / possible = {enough:.1f} s on "
         "(on CPU alone; a real one is to be loaded half).",
     ]
     return "\n".join(lines)

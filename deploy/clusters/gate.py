@@ -1,7 +1,7 @@
 """What a worker passes before its first task: the package, the same versions, then the plugins handed in.
 
 This module travels as source text, so that a worker which has no elsewhere, another one, or another Python can still
-read it and say so. It imports the standard library and distributed, nothing of the package.
+read it and say so. It imports the standard library, cloudpickle and distributed, nothing of the package.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import importlib.util
 import io
 import logging
 import os
-import pickle
 import shutil
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
 
 log = logging.getLogger("elsewhere.deploy.clusters.gate")
@@ -155,7 +155,7 @@ class Gate(_BySource, WorkerPlugin):
         try:
             why = await asyncio.to_thread(self)
             if why is None:
-                self.inside = [pickle.loads(one) for one in self.packed]  # noqa: S301  (from the client, not from disk)
+                self.inside = [cloudpickle.loads(one) for one in self.packed]
                 for plugin in self.inside:
                     await asyncio.to_thread(plugin.setup, worker)
         except Exception as error:

@@ -1,13 +1,14 @@
 """Ray: on this machine, at an address, or on the nodes that a Dask cluster holds (a head here, one Ray node per host).
 
-A Ray cluster takes work from anyone who reaches its ports, so this is for networks you trust. Ray nodes join when
-`ray_on_dask` starts; hosts that join Dask later get none.
+Each cluster made here has a fresh token that its nodes and its driver must show; a token that the user keeps elsewhere is
+neither read nor used. Traffic is not encrypted. Hosts that join Dask later get no Ray node.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import ConfigError
+from .start import exported
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -50,7 +52,8 @@ def ray_on_dask(client: Client, wait_s: float = 60.0) -> Iterator[str]:
     """Ray on the hosts of a Dask cluster; gives HOST:PORT for ``ray.init`` and stops every node at the end.
 
     The head runs beside the client and takes no work; each host gets one node with as many CPUs as its Dask
-    workers have threads. Raises `ConfigError` when a node does not come up within ``wait_s`` seconds.
+    workers have threads. Meanwhile the cluster's token is in this process's environment; Ray reads it once per
+    process, so enter this before Ray is first used. Raises `ConfigError` when a node does not come up within ``wait_s`` seconds.
     """
     threads: dict[str, int] = {}
     first: dict[str, str] = {}
@@ -63,14 +66,16 @@ def ray_on_dask(client: Client, wait_s: float = 60.0) -> Iterator[str]:
     here = _my_address(client)
     port = _free_port(here)
     head = f"{here}:{port}"
-    start_node(head, here, 0, head_node=True)
+    token = secrets.token_hex(32)
+    start_node(head, here, 0, token, head_node=True)
     workers = list(first.values())
     try:
         _wait_for_port(here, port, wait_s)
         for host, worker in first.items():
-            client.run(start_node, head, host, threads[host], workers=[worker])
-        _wait_for_nodes(head, len(first) + 1, wait_s)
-        yield head
+            client.run(start_node, head, host, threads[host], token, workers=[worker])
+        with exported(_authentication(token)):
+            _wait_for_nodes(head, len(first) + 1, wait_s)
+            yield head
     finally:
         try:
             client.run(
@@ -99,7 +104,11 @@ def _free_port(host: str) -> int:
         return probe.getsockname()[1]
 
 
-def start_node(head: str, host: str, cpus: int, *, head_node: bool = False) -> None:
+def _authentication(token: str) -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+
+
+def start_node(head: str, host: str, cpus: int, token: str, *, head_node: bool = False) -> None:
     """Start the head, or a node that joins it, as a child of this process; it ends with this process."""
     host_of_head, _, port = head.rpartition(":")
     command = [_ray_command(), "start", "--block", "--disable-usage-stats", f"--num-cpus={cpus}", "--num-gpus=0",
@@ -110,7 +119,7 @@ def start_node(head: str, host: str, cpus: int, *, head_node: bool = False) -> N
         command += ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
     else:
         command.append(f"--address={host_of_head}:{port}")
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **_authentication(token)}
     key = f"{head}{' (head)' if head_node else ''}"
     _nodes[key] = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
@@ -167,10 +176,17 @@ def _wait_for_nodes(head: str, nodes: int, wait_s: float) -> None:
     raise ConfigError(f"Ray: {alive} of {nodes} nodes joined {head} within {wait_s:g} s; are its ports open?")
 
 
-def alive_nodes(head: str) -> int:
-    """How many Ray nodes are alive, the head counted."""
-    from ray import _raylet
+#: In a process of its own, which reads the token afresh.
+_COUNT = """
+import sys
+from ray._raylet import GcsClient
+print(sum(1 for node in GcsClient(address=sys.argv[1]).get_all_node_info().values() if node.state == 0))
+"""
 
-    known: Any = _raylet
-    nodes: Any = known.GcsClient(address=head).get_all_node_info()
-    return sum(1 for node in nodes.values() if node.state == 0)
+
+def alive_nodes(head: str) -> int:
+    """How many Ray nodes are alive, the head counted; 0 where none answers."""
+    asked = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _COUNT, head], capture_output=True, text=True, check=False
+    )
+    return int(asked.stdout) if asked.returncode == 0 else 0

@@ -1,8 +1,8 @@
 """Ray on the nodes that a Dask cluster holds: comes up, computes on the node and not on the head, and is gone at the end."""
 
+import os
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -39,25 +39,27 @@ def test_stopping_what_was_not_started_is_nothing():
     stop_node("127.0.0.1:1")
 
 
-def of(head: str) -> list[psutil.Process]:
-    """The processes of a Ray cluster, by the address of its head."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if head in " ".join(process.info["cmdline"] or []) and process.pid != psutil.Process().pid:
-            found.append(process)
-    return found
+def ray_processes() -> list[psutil.Process]:
+    """Ray's servers among the processes that this one and its Dask workers started."""
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if p.is_running() and p.name() in ("raylet", "gcs_server")]
 
 
 @pytest.mark.slow
 def test_ray_runs_where_the_dask_workers_are_and_ends():
     with cluster_client({"kind": "local", "workers": 2}) as client:
         with ray_on_dask(client, wait_s=120) as head:
-            assert len(of(head)) >= 2
+            servers = ray_processes()
+            assert sorted(p.name() for p in servers) == ["gcs_server", "raylet", "raylet"]
             command = [sys.executable, "-c", DRIVER, head]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
             assert "RESULT 14 2" in done.stdout, done.stdout + done.stderr
-        end = time.monotonic() + 30
-        while of(head):
-            assert time.monotonic() < end, [p.cmdline() for p in of(head)]
-            time.sleep(0.2)
+            stranger = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=120, check=False, env=stranger
+            )
+            assert "RESULT" not in done.stdout
+            assert "token" in done.stderr.lower()
+        _, left = psutil.wait_procs(servers, timeout=30)
+        assert left == []
         assert client.submit(pow, 2, 3).result(timeout=30) == 8

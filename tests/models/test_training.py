@@ -147,12 +147,11 @@ def test_a_checkpoint_of_other_data_or_settings_is_not_gone_on_with(tmp_path):
     assert same(train(task(400), SETTINGS, tmp_path), train(task(400), SETTINGS))
 
 
-def test_a_damaged_checkpoint_is_an_error(tmp_path):
+def test_a_damaged_checkpoint_is_a_fresh_start(tmp_path):
     train(task(), SETTINGS, tmp_path)
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(InputError, match="damaged"):
-        train(task(), SETTINGS, tmp_path)
+    assert train(task(), SETTINGS, tmp_path).record.resumed_from is None
 
 
 def test_kill_9_of_the_process_changes_nothing(tmp_path):

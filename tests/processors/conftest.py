@@ -15,7 +15,7 @@ def dijet_columns(n: int, seed: int, jets: int = 5) -> dict:
     counts = rng.integers(0, jets, n)
     total = int(counts.sum())
     fields = {
-        "pt": rng.uniform(100, 3000, total), "eta": rng.uniform(-3, 3, total), "phi": rng.uniform(-np.pi, np.pi, total),
+        "pt": rng.uniform(100, 2000, total), "eta": rng.uniform(-1.2, 1.2, total) + 2.6 * (rng.random(total) < 0.1), "phi": rng.uniform(-np.pi, np.pi, total),
         "mass": rng.uniform(0, 600, total), "msoftdrop": rng.uniform(0, 500, total),
         **{f"tau{i}": rng.uniform(0, 1, total) for i in (1, 2, 3, 4)},
     }  # fmt: skip

@@ -15,8 +15,10 @@ from elsewhere.processors.environment import (
     warm_kernels,
     warn_of_environment,
 )
-from elsewhere.processors.features import Dijet
+from elsewhere.processors.features import Dijet, Level1
+from elsewhere.processors.preflight import preflight
 from elsewhere.processors.stream import process
+from elsewhere.samples.shipped import shipped
 
 #: Asked of a worker by name alone, because it cannot import this module.
 ASK = "sorted({'uproot', 'hist', 'pyarrow.parquet', 'elsewhere.processors.stream', 'torch'} & set(__import__('sys').modules))"
@@ -71,13 +73,16 @@ def test_what_a_scorer_needs_is_imported_and_nothing_else(monkeypatch):
 
 def test_the_kernels_are_warm_for_real_files(records, tmp_path):
     """A real file's types need no compilation after the warm-up."""
-    from elsewhere.processors.kernels import dijet_kernel
+    from elsewhere.processors.kernels import dijet_kernel, leading_kernel, sums_kernel
 
+    kernels = (dijet_kernel, leading_kernel, sums_kernel)
     warm_kernels()
-    before = list(dijet_kernel.signatures)
-    assert before
-    process(records, Dijet(), tmp_path, scheduler="loop")
-    assert list(dijet_kernel.signatures) == before
+    before = [list(kernel.signatures) for kernel in kernels]
+    assert all(before)
+    process(records, Dijet(), tmp_path / "dijet", scheduler="loop")
+    level1 = preflight({"zb": [str(shipped("zerobias"))]}, Level1())
+    process(level1, Level1(), tmp_path / "l1", scheduler="loop")
+    assert [list(kernel.signatures) for kernel in kernels] == before
 
 
 def test_a_local_cluster_is_warm_before_its_first_task_and_so_is_a_worker_that_joins():

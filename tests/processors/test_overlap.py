@@ -16,7 +16,7 @@ from elsewhere.processors import overlapfilter, overlapindex
 from elsewhere.processors.core import Unit
 from elsewhere.processors.overlap import find_overlap
 from elsewhere.processors.overlapfilter import drop_path
-from elsewhere.processors.overlapindex import index_path
+from elsewhere.processors.overlapindex import index_file, index_path
 from elsewhere.processors.places import RemoteSettings
 from elsewhere.processors.preflight import preflight
 from elsewhere.processors.reading import open_tree
@@ -226,6 +226,9 @@ def test_indexes_are_used_again_and_damaged_ones_are_seen(pds, tmp_path, monkeyp
         assert find_overlap(records, order, tmp_path) == first
         assert reads.pop() == uuid
         assert path.read_bytes() == whole
+    np.save(path, np.zeros((4, 3), dtype=np.uint64))
+    assert find_overlap(records, order, tmp_path) == first
+    assert path.read_bytes() == whole
     swapped = np.load(path)
     swapped[0] = swapped[0][::-1]
     with path.open("wb") as handle:
@@ -239,6 +242,14 @@ def test_indexes_are_used_again_and_damaged_ones_are_seen(pds, tmp_path, monkeyp
         np.save(handle, swapped)
     with pytest.raises(InputError, match=rf"{uuid}\.npy is damaged: its events do not have its hashes"):
         find_overlap(records, order, tmp_path)
+
+
+def test_parts_hold_about_the_same_number_of_events(pds, tmp_path):
+    record = pds[0]["MET"][0]
+    found = index_file((record, str(tmp_path), 4, False, RemoteSettings()))
+    sizes = np.diff(found.bounds)
+    assert sizes.sum() == record.entries == 900
+    assert np.all(np.abs(sizes - 225) < 75)
 
 
 def test_a_worker_that_dies_leaves_nothing_half(pds, tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ from typing import Literal
 Mode = Literal["pass", "stall", "drip", "slow", "close", "refuse", "reset", "freeze"]
 #: How often a pump looks whether it was told to behave otherwise, in seconds.
 TICK = 0.02
+#: Modes in which no connection lives.
+ENDED = frozenset({"close", "reset", "refuse"})
 #: Bytes per second of a slow but healthy link.
 SLOW = 200_000
 
@@ -57,7 +59,7 @@ class Proxy:
         self._mode, self._turn = "pass" if mode == "freeze" else mode, None
         if mode == "freeze":
             self._frozen.update(self._open)
-        if mode in {"close", "reset", "refuse"}:
+        if mode in ENDED:
             for each in self._open:
                 end(each, hard=mode == "reset")
             self._open.clear()
@@ -83,7 +85,7 @@ class Proxy:
             except OSError:
                 continue
             self.connections += 1
-            if self._mode in {"close", "reset"}:
+            if self._mode in ENDED:  # a listener that was just closed may still give one
                 end(client, hard=self._mode == "reset")
                 continue
             self._join(client)
@@ -95,6 +97,10 @@ class Proxy:
             end(client)
             return
         with self._lock:
+            if self._mode in ENDED:  # since it was accepted
+                end(client)
+                end(server)
+                return
             self._open += [client, server]
         for each in (client, server):
             each.settimeout(TICK)
