@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .deploy.clusters.sections import AnyCluster
 from .errors import ConfigError
 from .events import Window
 
@@ -83,15 +84,17 @@ class EventsSection(Section):
 class RemoteSection(Section):
     """How patient to be with other machines; seconds and bytes per second."""
 
-    redirectors: list[str] = Field(
+    redirectors: list[Annotated[str, Field(pattern=r"^x?roots?://[^/]+/?$")]] = Field(
         default_factory=list, description="other servers of the same files, tried in this order"
     )
-    connect_timeout: float = 30.0
-    idle_timeout: float = Field(60.0, description="no request finished for so long: the link is dead")
-    minimum_rate: float = Field(10_000.0, description="less than this over rate_period: the link is dead")
-    rate_period: float = 120.0
+    connect_timeout: float = Field(30.0, gt=0)
+    idle_timeout: float = Field(60.0, gt=0, description="no request finished for so long: the link is dead")
+    minimum_rate: float = Field(
+        10_000.0, ge=0, description="less than this over rate_period: the link is dead"
+    )
+    rate_period: float = Field(120.0, gt=0)
     tries: Positive = 4
-    pause: float = Field(1.0, description="before the second try; doubles")
+    pause: float = Field(1.0, ge=0, description="before the second try; doubles")
 
 
 class RunSection(Section):
@@ -99,6 +102,9 @@ class RunSection(Section):
 
     scheduler: str = Field("local", description="local, loop, or the address of a Dask scheduler")
     workers: Positive = 2
+    cluster: AnyCluster | None = Field(
+        None, description="a batch system's, a gateway's or Kubernetes' cluster, instead of scheduler"
+    )
     training: Literal["ray", "plain"] = Field("ray", description="plain: in this process, without Ray")
     ray: str = Field("local", description="local, or the address of a Ray cluster")
     remote: RemoteSection = Field(default_factory=lambda: RemoteSection.model_validate({}))

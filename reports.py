@@ -73,6 +73,7 @@ def _provenance_part(search: Search) -> ReportPart:
         for n, s in record["stages"].items()
         if (t := s.get("throughput"))
     ]
+    links = [s["dashboard"] for s in record["stages"].values() if s.get("dashboard")]
     files = read_json(search.space.path("fileset.json"))
     inputs = [(n, Path(r["path"]).name, r["uuid"], r["entries"]) for n, rs in files.items() for r in rs]
     return ReportPart(
@@ -95,7 +96,9 @@ def _provenance_part(search: Search) -> ReportPart:
                     "MB read",
                 ),
                 speed,
-                "Throughput; CPU efficiency is CPU time in tasks over wall time of all workers, start-up included.",
+                "Throughput; "
+                + (f"Dask dashboard while it ran: {links[-1]}; " if links else "")
+                + "CPU efficiency is CPU time in tasks over wall time of all workers, start-up included.",
             ),
             ReportTable(("dataset", "file", "UUID", "entries"), inputs, "Input files."),
             ReportTable(("package", "version"), list(record.get("versions", {}).items())),

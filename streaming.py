@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from .config import Dataset
+from .deploy.clusters import cluster_client, dashboard_link, require_shared, section_for
 from .errors import ConfigError
+from .processors.environment import WORKER_ENVIRONMENT, Warm
 from .processors.features import Features, definition_digest, load_features
 from .processors.fileset import discover, read_fileset
 from .processors.places import RemoteSettings
-from .processors.preflight import FileRecord, Quarantined, preflight
+from .processors.preflight import FileRecord, Quarantined, over_processes, preflight
 from .processors.stream import process
 from .quality import filters_of, quality_key, write_lumis
 from .stages import Progress, Search, Stage, role_of
@@ -39,6 +42,10 @@ def _paths(search: Search, name: str, dataset: Dataset) -> list[str]:
             f"events.datasets.{name}.files: nothing matches {dataset.files!r} under {search.source}"
         )
     return found
+
+
+#: From so many files on the preflight is spread.
+MANY_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,44 @@ def checked(search: Search) -> Inputs:
             paths.update(read_fileset(search.source / search.config.events.fileset))
         by_entry = [n for n, d in search.config.events.datasets.items() if d.identity == "entry"]
         bad: list[Quarantined] | None = None if search.config.run.strict else []
-        found = preflight(paths, features_of(search), by_entry, bad, remote_of(search))
+        found = preflight(
+            paths, features_of(search), by_entry, bad, remote_of(search), _preflight_run(search, paths)
+        )
         _seen[key] = Inputs(found, tuple(bad or ()))
     return _seen[key]
+
+
+def _preflight_run(search: Search, paths: Mapping[str, Sequence[str]]) -> Any:
+    """Where the preflight opens files: here, or for many files in processes, or on a scheduler that already runs."""
+    run = search.config.run
+    if sum(len(files) for files in paths.values()) < MANY_FILES:
+        return None
+    section = run.cluster or section_for(run.scheduler, run.workers)
+    if section.kind != "address":
+        return over_processes(run.workers)
+
+    def mapped(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+        with cluster_client(section, environment=WORKER_ENVIRONMENT) as client:
+            found: Any = client.gather(client.map(function, list(jobs), pure=False))
+            return found
+
+    return mapped
+
+
+@contextmanager
+def _client(search: Search, scorers: Mapping[str, Any]) -> Iterator[Any]:
+    """A Dask client of the search's cluster, warmed; None for the schedulers that need no Dask."""
+    run = search.config.run
+    if run.cluster is None and run.scheduler in ("loop", "processes"):
+        yield None
+        return
+    section = run.cluster or section_for(run.scheduler, run.workers)
+    started = section.kind not in ("address", "gateway")
+    warm = Warm(("torch",) if scorers else (), strict=started)
+    with cluster_client(section, environment=WORKER_ENVIRONMENT, plugins=[warm]) as client:
+        if section.kind != "local":
+            require_shared(client, search.space.root)
+        yield client
 
 
 def remote_of(search: Search) -> RemoteSettings:
@@ -143,6 +185,11 @@ def streamed(search: Search, kind: str) -> dict[str, list[FileRecord]]:
     return {n: rs for n, rs in found.items() if role_of(search.config, n) != "reference"}
 
 
+def _threads(client: Any) -> int:
+    """Threads of all workers; 0 without a client."""
+    return 0 if client is None else sum(client.nthreads().values())
+
+
 def counts_name(kind: str) -> str:
     """The file of a pass's counts."""
     return "counts.json" if kind == "columns" else f"counts_{kind}.json"
@@ -174,16 +221,20 @@ def _stream(
         "filters": filters_of(search, found, remote_of(search)),
         "quarantined": [q for q in unusable if q.dataset in found],
     }
-    if config.events.mode == "dask-awkward":
-        from .processors.daskawkward import process_dask_awkward
+    with _client(search, scorers) as client:
+        link = dashboard_link(client) if client is not None else None
+        where = {"scheduler": config.run.scheduler, "workers": _threads(client) or config.run.workers}
+        if config.events.mode == "dask-awkward":
+            from .processors.daskawkward import process_dask_awkward
 
-        report = process_dask_awkward(**settings, scheduler=config.run.scheduler, workers=config.run.workers)
-    else:
-        report = process(**settings, scheduler=config.run.scheduler, workers=config.run.workers)
+            report = process_dask_awkward(**settings, **where, client=client)
+        else:
+            report = process(**settings, **where, client=client)
     counts = counts_name(kind)
     write_json(search.space.path(counts), report.to_json())
     made = {"kind": kind, "files": len(list(search.space.path(kind).glob("*/*.parquet")))}
     record = {
+        "dashboard": link,
         "throughput": report.throughput,
         "chunks": made,
         "quarantine": sorted(q.path for q in report.quarantine),

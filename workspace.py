@@ -183,7 +183,7 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
     text = json.dumps(meta, default=_plain, sort_keys=True).encode()
     schema = groups[0].schema.with_metadata({_META: text})
     floats = {f.name: "BYTE_STREAM_SPLIT" for f in schema if f.type == pa.float32()}
-    repeated = ["variation", "run", "luminosityBlock", "file_hi", "file_lo", "weight"]
+    repeated: Any = ["variation", "run", "luminosityBlock", "file_hi", "file_lo", "weight"]
     with (
         atomic(path) as temporary,
         # Nobody reads a part of a chunk by value, so statistics and small pages would only cost. Bytes of floats apart are

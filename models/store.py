@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -180,6 +181,11 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _cached(folder: str, sha256: str, columns: str) -> Any:
+    if not Path(
+        folder
+    ).is_dir():  # a worker without the client's disk was sent its models under their checksums
+        roots = os.environ.get("ELSEWHERE_MODELS", "").split(os.pathsep)
+        folder = next((f"{r}/{sha256}" for r in roots if r and Path(r, sha256).is_dir()), folder)
     score, features = load(Path(folder))
     if read_json(Path(folder) / "model.json")["sha256"] != sha256:
         raise InputError(f"{folder} was replaced while it was in use; run the stage again")

@@ -72,7 +72,9 @@ def task_key(task: Task, settings: TrainSettings) -> str:
         for key, array in (sample.arrays() if sample else {}).items():
             sums[f"{name}/{key}"] = [list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     functions = [f"{f.__module__}.{f.__qualname__}" for f in (task.build, task.loss)]
-    return digest([version("elsewhere"), version("torch")], functions, dict(task.config), settings.identity(), sums)
+    return digest(
+        [version("elsewhere"), version("torch")], functions, dict(task.config), settings.identity(), sums
+    )
 
 
 class Trainer:

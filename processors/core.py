@@ -240,7 +240,8 @@ class _Batch:
             counted = np.logical_and.reduce(list(self.filters.values()))
             computed, keep = computed.take(counted[keep]), keep & counted
         every = bool(keep.all())
-        weight, identity = (a if every else a[keep] for a in (self.weight, self.identity))
+        weight = self.weight if every else self.weight[keep]
+        identity = self.identity if every else self.identity[keep]
         events = Events(computed.x, computed.mass, weight, identity, features)
         _check_finite(events, self.unit)
         return events, computed, keep

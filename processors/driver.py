@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -21,7 +22,6 @@ import cloudpickle
 from ..errors import IncompleteError, InputError
 from ..workspace import chunk_name, digest, write_chunk
 from .core import Recipe, Unit, finish_unit
-from .environment import dask_client
 from .reading import read_columns
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,10 @@ def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
     plugin = type("JobPlugin", (JobPlugin, WorkerPlugin), {})(name, packed)
     client.register_plugin(plugin)
     try:
-        waiting, running = iter(tasks(units, sum(client.nthreads().values()))), dask_completed()
+        waiting, running = (
+            iter(tasks(units, sum(client.nthreads().values()))),
+            dask_completed(loop=client.loop),
+        )
         flying: dict[str, list[Unit]] = {}
 
         def refill() -> None:
@@ -212,8 +215,10 @@ def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
             refill()
             yield from outcomes
     finally:
-        if client.status == "running":
-            client.unregister_worker_plugin(plugin.name)
+        # A worker that dies at this moment, or a scheduler that is gone, must not lose a finished run.
+        with suppress(OSError, CommClosedError):
+            if client.status == "running":
+                client.unregister_worker_plugin(plugin.name)
 
 
 def execute(
@@ -229,5 +234,7 @@ def execute(
     elif scheduler == "processes":
         yield from _processes(units, job, workers)
     else:
+        from .environment import dask_client
+
         with dask_client(scheduler, workers) as own:
             yield from run_dask(units, job, own)

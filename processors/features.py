@@ -141,7 +141,7 @@ def flat_parts(
 
 def _offsets_and_content(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Offsets from 0 and the flat content of a jagged column; straight from its buffers where they are plain."""
-    layout = column.layout
+    layout: Any = column.layout
     if not (isinstance(layout, ak.contents.ListOffsetArray) and layout.content.is_numpy):
         layout = ak.to_packed(ak.from_regular(column)).layout
     offsets = np.asarray(layout.offsets.data, dtype=np.int64)
@@ -189,7 +189,8 @@ class Dijet:
         offsets, contents = flat_parts(columns, "FatJet", names)
         n = len(offsets) - 1
         x, mass, rest = np.empty((n, 4), np.float32), np.empty(n), np.empty((6, n), np.float32)
-        dijet_kernel(offsets, *contents, x, mass, rest)
+        pt, eta, phi, masses, tau1, tau2, tau3 = contents
+        dijet_kernel(offsets, pt, eta, phi, masses, tau1, tau2, tau3, x, mass, rest)
         two = np.diff(offsets) >= 2
         hard = rest[0] > self.min_pt
         central = (np.abs(rest[2]) < self.max_eta) & (np.abs(rest[3]) < self.max_eta)
@@ -265,9 +266,8 @@ class Level1:
         start = 3
         for _, branch, most in LEVEL1_OBJECTS:
             if branch in hit:
-                offsets, parts = flat_parts(columns, branch, ("pt", "eta", "phi"))
-                use = self._in_time(columns, branch, len(parts[0]))
-                leading_kernel(offsets, *parts, use, most, x, start)
+                offsets, (pt, eta, phi) = flat_parts(columns, branch, ("pt", "eta", "phi"))
+                leading_kernel(offsets, pt, eta, phi, self._in_time(columns, branch, len(pt)), most, x, start)
             start += 3 * most
         if "L1EtSum" in hit or "L1Jet" in hit:
             offsets, (sum_pt, sum_phi, kinds) = flat_parts(columns, "L1EtSum", ("pt", "phi", "etSumType"))

@@ -18,7 +18,7 @@ from ..errors import InputError
 from .core import IDENTITY_BRANCHES, Recipe, Unit
 from .fileset import is_url, stored_end
 from .places import PATIENCE, RemoteSettings
-from .remote import Delivery, attempt, open_root, received, server_name
+from .remote import Delivery, Unreadable, attempt, open_root, received, server_name
 
 #: Opening a 1,500-branch file costs most of a second of CPU, so every process keeps its last trees open.
 OPEN_TREES = 16
@@ -107,6 +107,10 @@ def read_columns(unit: Unit, recipe: Recipe) -> tuple[dict[str, Any], Delivery]:
 
     try:
         (raw, server, size), _, tries = attempt(unit.path, recipe.remote, work, drop)
+    except Unreadable as error:
+        why = str(error).removeprefix(f"{unit.path}: ")
+        text = f"{unit.path}, entries {unit.start}-{unit.stop}: {why}"
+        raise Unreadable(text, error.kind) from error
     except InputError as error:
         if not is_url(unit.path) and Path(unit.path).is_file():
             stored_end(Path(unit.path))  # what became of it since the preflight says more

@@ -32,7 +32,7 @@ ALLOWED = {
     "events": {"errors", "hashing"},
     "workspace": {"errors", "events"},
     "errors": set(),
-    "config": {"errors", "events"},
+    "config": {"errors", "events", "deploy.clusters.sections"},
 }
 
 

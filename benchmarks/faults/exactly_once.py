@@ -89,7 +89,10 @@ def main(wanted: int, seed: int) -> dict:
         proof = subprocess.run([PROGRAM, "verify", str(space)], capture_output=True, text=True, check=False)
         good = same and proof.returncode == 0
         tried, identical, runs = tried + len(killed), identical + good * len(killed), runs + 1
-        print(f"  run {runs:>2}: {', '.join(killed) or 'ended first':<50} {'identical' if good else 'DIFFERENT'}", flush=True)
+        print(
+            f"  run {runs:>2}: {', '.join(killed) or 'ended first':<50} {'identical' if good else 'DIFFERENT'}",
+            flush=True,
+        )
     shutil.rmtree(folder)
     return {"kills_identical": identical, "kills_tried": tried, "runs": runs, "units": units, "seed": seed}
 

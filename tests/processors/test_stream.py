@@ -15,12 +15,12 @@ from elsewhere.errors import FeatureError, IncompleteError, InputError
 from elsewhere.events import identity_hash
 from elsewhere.processors.core import Recipe, Unit, finish_unit
 from elsewhere.processors.daskawkward import process_dask_awkward
+from elsewhere.processors.driver import Job, do_unit, unit_path
 from elsewhere.processors.features import Dijet, load_features
 from elsewhere.processors.places import RemoteSettings
 from elsewhere.processors.preflight import preflight
 from elsewhere.processors.reading import read_columns
 from elsewhere.processors.report import check_tiling, close_ledger
-from elsewhere.processors.driver import Job, do_unit, unit_path
 from elsewhere.processors.stream import process, split
 from elsewhere.processors.verify import verify
 from elsewhere.samples.nano import write_nano
