@@ -181,7 +181,10 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
         "histograms": None if chunk.histograms is None else _packed(chunk.histograms),
     }
     text = json.dumps(meta, default=_plain, sort_keys=True).encode()
-    schema = groups[0].schema.with_metadata({_META: text})
+    # Columns that are never null have no levels to write.
+    full = [all(g.column(i).null_count == 0 for g in groups) for i in range(groups[0].num_columns)]
+    fields = [f.with_nullable(not whole) for f, whole in zip(groups[0].schema, full, strict=True)]
+    schema = pa.schema(fields, metadata={_META: text})
     floats = {f.name: "BYTE_STREAM_SPLIT" for f in schema if f.type == pa.float32()}
     repeated: Any = ["variation", "run", "luminosityBlock", "file_hi", "file_lo", "weight"]
     with (
@@ -190,11 +193,11 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
         # what LZ4 compresses well, at a third of the time of Zstandard on the floats as they are.
         pq.ParquetWriter(
             temporary, schema, compression="lz4", use_dictionary=repeated, column_encoding=floats,
-            write_statistics=False, data_page_size=1 << 22, write_page_checksum=True,
+            write_statistics=False, data_page_size=1 << 22, write_batch_size=1 << 18, write_page_checksum=True,
         ) as file,
     ):  # fmt: skip
         for table in groups:
-            file.write_table(table.replace_schema_metadata({_META: text}), row_group_size=max(len(table), 1))
+            file.write_table(table.cast(schema), row_group_size=max(len(table), 1))
 
 
 def _packed(values: NDArray[np.float64]) -> dict[str, Any]:

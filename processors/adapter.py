@@ -88,7 +88,7 @@ class FeatureProcessor(ProcessorABC):
         chunk = finish_unit(nano_columns(events, self.recipe, name), self.recipe, unit)
         if self.out is not None:
             write_chunk(unit_path(self.out, "columns", unit), chunk)
-        parts = [(name, chunk.variations, chunk.histograms)]
+        parts: list[Any] = [(name, chunk.variations, chunk.histograms)]
         made = merge_histograms(self.recipe.features.features, self.recipe.cuts, parts)
         return {"histograms": {name: made}, "ledger": [chunk.ledger]}
 

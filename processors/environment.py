@@ -24,6 +24,7 @@ from ..errors import ConfigError
 log = logging.getLogger(__name__)
 
 WORKER_ENVIRONMENT = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # so that the two below hold for Parquet too
     "MALLOC_TRIM_THRESHOLD_": "536870912",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "OMP_NUM_THREADS": "1",

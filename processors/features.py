@@ -188,7 +188,7 @@ class Dijet:
         names = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
         offsets, contents = flat_parts(columns, "FatJet", names)
         n = len(offsets) - 1
-        x, mass, rest = np.empty((n, 4), np.float32), np.empty(n), np.empty((6, n), np.float32)
+        x, mass, rest = np.empty((n, 4), np.float32, order="F"), np.empty(n), np.empty((6, n), np.float32)
         pt, eta, phi, masses, tau1, tau2, tau3 = contents
         dijet_kernel(offsets, pt, eta, phi, masses, tau1, tau2, tau3, x, mass, rest)
         two = np.diff(offsets) >= 2
@@ -253,12 +253,14 @@ class Level1:
     def compute(self, columns: Columns) -> Computed:
         """The tensor; every event is kept."""
         n = len(columns["L1EtSum_pt"])
-        computed = Computed(np.empty((n, len(self.features)), np.float32), np.full(n, np.nan), {})
+        computed = Computed(np.empty((n, len(self.features)), np.float32, order="F"), np.full(n, np.nan), {})
         return self._fill(columns, computed, set(self.branches))
 
     def recompute(self, nominal: Computed, columns: Columns, touched: Collection[str]) -> Computed:
         """The tensor of changed columns: only the objects whose branches were touched are looked at again."""
-        return self._fill(columns, Computed(nominal.x.copy(), nominal.mass, {}, nominal.extras), touched)
+        return self._fill(
+            columns, Computed(nominal.x.copy(order="F"), nominal.mass, {}, nominal.extras), touched
+        )
 
     def _fill(self, columns: Columns, computed: Computed, touched: Collection[str]) -> Computed:
         x, extras = computed.x, dict(computed.extras)

@@ -79,6 +79,37 @@ def sums_kernel(
         ht[i] = total
 
 
+@nb.njit(inline="always")
+def _hardest(pt: Array, use: NDArray[np.bool_], start: int, stop: int, taken: NDArray[np.int64]) -> int:
+    """Indices of the used objects of highest pT into ``taken``, hardest first, as many as fit; returns how many."""
+    most, count, last = len(taken), 0, np.inf
+    for k in range(start, stop):  # files hold them in this order already, nearly always
+        if not use[k]:
+            continue
+        if pt[k] > last:
+            break
+        last = pt[k]
+        if count < most:
+            taken[count] = k
+            count += 1
+    else:
+        return count
+    count = 0
+    for k in range(start, stop):
+        if not use[k]:
+            continue
+        at = count
+        while at > 0 and pt[taken[at - 1]] < pt[k]:
+            at -= 1
+        if at >= most:
+            continue
+        count = min(count + 1, most)
+        for j in range(count - 1, at, -1):
+            taken[j] = taken[j - 1]
+        taken[at] = k
+    return count
+
+
 @nb.njit(cache=True, nogil=True)
 def leading_kernel(
     offsets: NDArray[np.int64], pt: Array, eta: Array, phi: Array, use: NDArray[np.bool_], most: int,
@@ -87,24 +118,11 @@ def leading_kernel(
     """Write pT, eta, phi of the ``most`` hardest used objects of each event into ``out`` from ``column`` on, then zeros."""
     taken = np.empty(most, np.int64)
     for i in range(len(offsets) - 1):
-        count = 0
-        for k in range(offsets[i], offsets[i + 1]):
-            if not use[k]:
-                continue
-            at = count if count < most else most
-            while at > 0 and pt[taken[at - 1]] < pt[k]:
-                at -= 1
-            if at >= most:
-                continue
-            last = count if count < most else most - 1
-            for j in range(last, at, -1):
-                taken[j] = taken[j - 1]
-            taken[at] = k
-            if count < most:
-                count += 1
+        count = _hardest(pt, use, offsets[i], offsets[i + 1], taken)
         for j in range(count):
-            out[i, column + 3 * j] = pt[taken[j]]
-            out[i, column + 3 * j + 1] = eta[taken[j]]
-            out[i, column + 3 * j + 2] = phi[taken[j]]
+            k = taken[j]
+            out[i, column + 3 * j] = pt[k]
+            out[i, column + 3 * j + 1] = eta[k]
+            out[i, column + 3 * j + 2] = phi[k]
         for j in range(column + 3 * count, column + 3 * most):
             out[i, j] = 0.0

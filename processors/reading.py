@@ -15,6 +15,7 @@ import awkward as ak
 import numpy as np
 
 from ..errors import InputError
+from .contents import read_aligned
 from .core import IDENTITY_BRANCHES, Recipe, Unit
 from .fileset import is_url, stored_end
 from .places import PATIENCE, RemoteSettings
@@ -31,12 +32,13 @@ class Tree:
 
     stored: Any
     names: Mapping[str, str]
+    local: bool = False
 
     @classmethod
-    def of(cls, stored: Any) -> Tree:
-        """Wrap what uproot opened."""
+    def of(cls, stored: Any, local: bool = False) -> Tree:
+        """Wrap what uproot opened, from this machine (``local``) or another."""
         if hasattr(stored, "branches"):
-            return cls(stored, {name: name for name in stored.keys(recursive=False)})
+            return cls(stored, {name: name for name in stored.keys(recursive=False)}, local)
         return cls(stored, {name.replace(".", "_"): name for name in stored.keys()})  # noqa: SIM118  (no mapping)
 
     @property
@@ -62,6 +64,8 @@ class Tree:
 
     def arrays(self, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         """Branches of an entry range by their NanoAOD names, as awkward arrays."""
+        if self.local and hasattr(self.stored, "branches"):
+            return read_aligned(self.stored, names, start, stop)
         stored = [self.names[n] for n in names]
         raw = self.stored.arrays(stored, entry_start=start, entry_stop=stop, library="ak", how=dict)
         out = {}
@@ -77,7 +81,7 @@ def open_tree(place: str, uuid: str, settings: RemoteSettings = PATIENCE) -> Tre
     file = open_root(place, settings)
     if str(file.file.uuid) != uuid:
         raise InputError(f"{place} was replaced since it was checked (UUID {file.file.uuid}, then {uuid})")
-    return Tree.of(file["Events"])
+    return Tree.of(file["Events"], not is_url(place))
 
 
 def wanted_branches(

@@ -50,9 +50,11 @@ def level1(n: int, rng: Generator) -> dict:
         per_bx = rng.poisson(mean, (n, CROSSINGS))
         total = int(per_bx.sum())
         bx = np.repeat(np.tile(np.arange(-2, 3, dtype=np.int16), n), per_bx.ravel())
+        pt = (5 + np.floor(rng.exponential(16, total)) / 2).astype(np.float32)
+        crossing = np.repeat(np.arange(n * CROSSINGS), per_bx.ravel())
         out[name] = jagged(
             per_bx.sum(axis=1),
-            pt=(5 + np.floor(rng.exponential(16, total)) / 2).astype(np.float32),
+            pt=pt[np.lexsort((-pt, crossing))],  # the trigger ranks the objects of a crossing
             eta=truncate(rng.integers(-115, 116, total) * 0.0435),
             phi=truncate((rng.integers(0, 144, total) - 71.5) * np.pi / 72),
             bx=bx,
@@ -85,7 +87,13 @@ def dijet(n: int, rng: Generator) -> dict:
         "tau3": tau2 * rng.beta(7, 2, total),
         "tau4": tau2 * rng.beta(6, 3, total),
     }
-    values = {"pt": pt, "eta": rng.normal(0, 0.9, total), "phi": rng.uniform(-np.pi, np.pi, total)}
+    pt = np.minimum(pt, 2500.0)
+    pt = pt[np.lexsort((-pt, np.repeat(np.arange(n), counts)))]
+    values = {
+        "pt": pt,
+        "eta": np.clip(rng.normal(0, 0.6, total), -1.5, 1.5),
+        "phi": rng.uniform(-np.pi, np.pi, total),
+    }
     values |= {"mass": pt * rng.beta(2, 12, total), "msoftdrop": pt * rng.beta(1, 12, total), **shape}
     return {"FatJet": jagged(counts, **{k: truncate(v) for k, v in values.items()})}
 

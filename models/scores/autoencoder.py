@@ -62,9 +62,10 @@ def _scaled(
 ) -> NDArray[np.float32]:
     """(x - offset) * factor in double precision, clipped to +- ``clip``, (n, d) float32."""
     out = np.empty(x.shape, np.float32)
-    for i in range(x.shape[0]):
+    for start in range(0, x.shape[0], 128):  # x may lie column by column: blocks of it stay in the cache
         for j in range(x.shape[1]):
-            out[i, j] = min(max((np.float64(x[i, j]) - offset[j]) * factor[j], -clip), clip)
+            for i in range(start, min(start + 128, x.shape[0])):
+                out[i, j] = min(max((np.float64(x[i, j]) - offset[j]) * factor[j], -clip), clip)
     return out
 
 
