@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -45,12 +45,12 @@ def prepare_process() -> list[str]:
 
 
 def warm_kernels() -> None:
-    """Compile the numba kernels, or load them from the cache, on one event of the types NanoAOD has."""
+    """Compile the numba kernels, or load them from the cache, on events of the types NanoAOD has."""
     import awkward as ak
 
     from .features import Dijet, Level1
 
-    one = ak.Array([[1.0]])
+    one = ak.Array([[1.0], [1.0]])  # of two events: an array of one is of either memory order
     for features in (Dijet(), Level1()):
         names = (*features.branches, *features.optional)
         columns = {
@@ -112,6 +112,7 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
     }
     with (
         dask.config.set(settings),
+        _exported(WORKER_ENVIRONMENT),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
@@ -120,6 +121,22 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
     ):  # fmt: skip
         client.register_plugin(Warm())
         yield client
+
+
+@contextmanager
+def _exported(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set variables while a cluster starts: a nanny prefers this process's environment, which an earlier one may have
+    changed, to any configuration."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def warn_of_environment(client: Any) -> None:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -185,12 +187,28 @@ def connected(section: Address, *, default: bool = False) -> Client:
             f"scheduler '{section.scheduler}' needs certificates; give cluster.tls: {{ca, certificate, key}}"
         )
     try:
+        _reach(section.scheduler, section.wait_s, security)
         return Client(section.scheduler, timeout=section.wait_s, set_as_default=default, security=security)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise ConfigError(
             f"no Dask scheduler answered at {section.scheduler} within {section.wait_s:g} s ({error}); check the "
             "address, that it runs, and whether it asks for certificates"
         ) from error
+
+
+def _reach(address: str, timeout_s: float, security: Any) -> None:
+    """Shake hands with a scheduler and hang up: a Client whose first connection fails leaves its event loop behind."""
+    from distributed.comm import connect as shake_hands
+    from distributed.security import Security
+
+    async def once() -> None:
+        arguments = (security or Security()).get_connection_args("client")
+        comm = await shake_hands(address, timeout=timeout_s, **arguments)
+        await comm.close()
+
+    # In a thread of its own, for this one may be running an event loop already, as notebooks do.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(once())).result()
 
 
 def connect(scheduler: str, timeout_s: float = 20.0) -> Client | None:
