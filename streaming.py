@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .config import Dataset
@@ -12,7 +13,7 @@ from .deploy.clusters import cluster_client, dashboard_link, require_shared, sec
 from .errors import ConfigError
 from .processors.environment import WORKER_ENVIRONMENT, Warm
 from .processors.features import Features, definition_digest, load_features
-from .processors.fileset import discover, read_fileset
+from .processors.fileset import discover, is_url, read_fileset
 from .processors.places import RemoteSettings
 from .processors.preflight import FileRecord, Quarantined, over_processes, preflight
 from .processors.stream import process
@@ -69,11 +70,14 @@ def checked(search: Search) -> Inputs:
 
     Raises `InputError` for a file that cannot be used if the search is strict.
     """
-    key = digest(search.config.events.model_dump(), search.config.run.strict, str(search.source))
+    paths = {name: _paths(search, name, d) for name, d in search.config.events.datasets.items()}
+    if search.config.events.fileset is not None:
+        paths.update(read_fileset(search.source / search.config.events.fileset))
+    local = [Path(p) for files in paths.values() for p in files if not is_url(p)]
+    state = [(p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else None for p in local]
+    asked = (search.config.events.model_dump(), search.config.run.model_dump())
+    key = digest(asked, paths, state, str(search.source))
     if key not in _seen:
-        paths = {name: _paths(search, name, d) for name, d in search.config.events.datasets.items()}
-        if search.config.events.fileset is not None:
-            paths.update(read_fileset(search.source / search.config.events.fileset))
         by_entry = [n for n, d in search.config.events.datasets.items() if d.identity == "entry"]
         bad: list[Quarantined] | None = None if search.config.run.strict else []
         found = preflight(

@@ -142,10 +142,11 @@ def flat_parts(
 def _offsets_and_content(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Offsets from 0 and the flat content of a jagged column; straight from its buffers where they are plain."""
     layout: Any = ak.to_layout(column)
-    if not (isinstance(layout, ak.contents.ListOffsetArray) and layout.content.is_numpy):
+    if not isinstance(layout, ak.contents.ListOffsetArray) or not layout.content.is_numpy:
         layout = ak.to_packed(ak.from_regular(column)).layout
-    offsets = np.asarray(layout.offsets.data, dtype=np.int64)
-    content = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+    plain: Any = layout
+    offsets = np.asarray(plain.offsets.data, dtype=np.int64)
+    content = np.asarray(plain.content.data)[offsets[0] : offsets[-1]]
     return offsets - offsets[0] if offsets[0] else offsets, content
 
 

@@ -4,6 +4,7 @@ import pytest
 from elsewhere.config import load_config
 from elsewhere.errors import ConfigError
 from elsewhere.events import Window
+from elsewhere.processors.nuisances.registry import NUISANCES, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DIJET = ROOT / "templates" / "dijet.yaml"
@@ -66,3 +67,21 @@ def test_files_that_are_not_yaml(tmp_path):
         bad.write_text(text)
         with pytest.raises(ConfigError, match=says):
             load_config(bad)
+
+
+def test_the_readmes_streaming_settings_are_settings(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    block = next(b.split("```")[0] for b in readme.split("```yaml\n")[1:] if "systematics:" in b)
+    rest = """
+name: readme
+reference: {method: Sidebands, width: 400.0}
+score: {method: WeakTrees}
+hunt: {mass_low: 2300.0, mass_high: 6500.0, windows: {first: 2900.0, last: 4500.0, step: 200.0, width: 400.0}}
+"""
+    (tmp_path / "search.yaml").write_text(block + rest)
+    config = load_config(tmp_path / "search.yaml")
+    assert config.run.cluster.kind == "slurm"
+    assert set(config.systematics.nuisances) == {"jes", "id"}
+    kinds = {cls.__name__: settings_of(cls) for cls in NUISANCES}
+    for nuisance in config.systematics.nuisances.values():
+        assert set(nuisance.model_dump()) - {"kind"} <= set(kinds[nuisance.kind])
