@@ -157,7 +157,7 @@ def outcome(search: Search, stage: str) -> list[str]:
     elif stage in ("rates", "report") and search.config.rates is not None:
         lines = trigger.outcome(search)
     else:
-        lines = [f"{stage}: done, see {search.space.root}"]
+        lines = [f"{stage}: done, see {search.space.root}", *outliers(search)]
     if stage == "report":
         lines.append(f"report: {search.space.path('report.html')}")
     return lines
@@ -196,6 +196,19 @@ def verify_search(path: Path, overrides: Sequence[str] = (), test: bool = False)
 
     space = Workspace(path) if path.is_dir() else open_search(path, overrides, test).space
     return verify_workspace(space)
+
+
+def outliers(search: Search) -> list[str]:
+    """Datasets in which one event carries more than a tenth of the weight."""
+    path = search.space.path("counts.json")
+    if not path.exists():
+        return []
+    return [
+        f"{name}: one event carries {100 * d['largest_weight_share']:.3g} % of the weight of {d['read']:,} "
+        f"({d['effective_events']:.3g} effective events); look for its cause"
+        for name, d in read_json(path)["datasets"].items()
+        if d["largest_weight_share"] > 0.1 and d["read"] > 10
+    ]
 
 
 def losses(search: Search) -> list[str]:

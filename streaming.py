@@ -16,7 +16,7 @@ from .processors.features import Features, definition_digest, load_features
 from .processors.fileset import discover, is_url, read_fileset
 from .processors.places import RemoteSettings
 from .processors.preflight import FileRecord, Quarantined, over_processes, preflight
-from .processors.stream import process
+from .processors.stream import probe, process
 from .quality import filters_of, quality_key, write_lumis
 from .stages import Progress, Search, Stage, role_of
 from .workspace import Workspace, digest, read_json, write_json
@@ -207,6 +207,7 @@ def _stream(
     every = {n: [r.to_json() for r in rs] for n, rs in inputs_of(search).items()}
     write_json(search.space.path("fileset.json"), every)
     unusable = checked(search).quarantine
+    probe(search.space.root, kind, found)
     systematics = config.systematics
     settings = {
         "files": found,
@@ -235,6 +236,7 @@ def _stream(
         else:
             report = process(**settings, **where, client=client)
     counts = counts_name(kind)
+    more = write_lumis(search, found, report, remote_of(search)) if kind == "columns" else []
     write_json(search.space.path(counts), report.to_json())
     made = {"kind": kind, "files": len(list(search.space.path(kind).glob("*/*.parquet")))}
     record = {
@@ -243,7 +245,6 @@ def _stream(
         "chunks": made,
         "quarantine": sorted(q.path for q in report.quarantine),
     }
-    more = write_lumis(search, found, report, remote_of(search)) if kind == "columns" else []
     return [counts, "fileset.json", kind, *more], record
 
 

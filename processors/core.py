@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+import awkward as ak
 import hist
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import FeatureError, IncompleteError, InputError
 from ..events import Events, FeatureSet, identity_hash, make_identity
 from ..workspace import NOMINAL, Chunk, Varied
-from .features import Columns, Computed, Features, recompute
+from .features import Columns, Computed, Features, offsets_and_content, recompute
 from .filters import EventFilter, apply_filters
 from .lumis import lumis_of
 from .nuisances.base import Kinematic, Variation, WeightNuisance, vary
@@ -264,6 +265,26 @@ class _Batch:
         }  # fmt: skip
 
 
+def column_digest(column: Any) -> str:
+    """A digest of a column's numbers and of how they fall to events, for a few percent of the cost of reading them: length,
+    exclusive or, and sum of their 64-bit words. No flipped bit escapes it; it is no defence against malice."""
+    if getattr(column, "ndim", 1) == 1:
+        parts = [np.asarray(column)]
+    elif column.ndim == 2:
+        parts = list(offsets_and_content(column))
+    else:
+        parts = [np.asarray(ak.to_numpy(ak.ravel(column)))]
+    out = []
+    for part in parts:
+        raw = np.ascontiguousarray(part).view(np.uint8)
+        words = raw[: len(raw) // 8 * 8].view(np.uint64)
+        rest = int.from_bytes(raw[len(words) * 8 :].tobytes(), "little")
+        out.append(
+            f"{len(part)}:{int(np.bitwise_xor.reduce(words)) ^ rest:x}:{int(words.sum(dtype=np.uint64)):x}"
+        )
+    return "/".join(out)
+
+
 def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
     """Everything that happens to the columns of one unit; counts and hash sum make its ledger row.
 
@@ -295,6 +316,7 @@ def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
         filled.append(_fill(recipe, events, scores, list(weights.values())))
     simulated = "genWeight" in columns
     ledger = batch.ledger(computed.cuts, simulated)
-    ledger |= {"n_out": len(events), "sumw_varied": sums, "key": recipe.key}
+    digests = {name: column_digest(values) for name, values in columns.items()}
+    ledger |= {"n_out": len(events), "sumw_varied": sums, "columns": digests, "key": recipe.key}
     histograms = np.concatenate(filled, axis=1)
     return Chunk(events, selected.extras, scores, ledger, histograms, tuple(varied), weights)

@@ -70,7 +70,10 @@ def do_unit(unit: Unit, job: Job) -> Outcome:
         columns, delivery = read_columns(unit, job.recipe)
         chunk = finish_unit(columns, job.recipe, unit)
     except InputError as error:
-        return Outcome(unit, time.process_time() - cpu, error=str(error))
+        text = str(error)
+        if unit.path not in text:
+            text = f"{unit.path}, entries {unit.start}-{unit.stop}: {text}"
+        return Outcome(unit, time.process_time() - cpu, error=text)
     except MemoryError:
         text = f"{unit.path}, entries {unit.start}-{unit.stop}: not enough memory; set events.chunk to fewer entries"
         return Outcome(unit, time.process_time() - cpu, error=text)
@@ -171,11 +174,13 @@ def tasks(units: Sequence[Unit], threads: int) -> list[list[Unit]]:
 
 
 def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
-    """The units over a Dask client, at most `AHEAD` per thread at a time; a unit that kills its workers is an outcome."""
+    """The units over a Dask client, at most `AHEAD` tasks per thread at a time; a unit that kills its workers is an outcome.
+
+    A worker that dies takes the tasks waiting for it along, and Dask blames them all: whatever was blamed runs again alone.
+    """
     from concurrent.futures import CancelledError
 
-    from distributed import KilledWorker, WorkerPlugin
-    from distributed import as_completed as dask_completed
+    from distributed import WorkerPlugin
     from distributed.comm import CommClosedError
 
     name, packed = pack(job)
@@ -183,42 +188,58 @@ def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
     # Dask wants its own base class, which is not imported before it is needed.
     plugin = type("JobPlugin", (JobPlugin, WorkerPlugin), {})(name, packed)
     client.register_plugin(plugin)
+    threads = sum(client.nthreads().values())
+    suspects: list[Unit] = []
     try:
-        waiting, running = (
-            iter(tasks(units, sum(client.nthreads().values()))),
-            dask_completed(loop=client.loop),
-        )
-        flying: dict[str, list[Unit]] = {}
-
-        def refill() -> None:
-            most = AHEAD * max(1, sum(client.nthreads().values()))
-            if len(flying) > most // 2:
-                return
-            batch = list(islice(waiting, most - len(flying)))
-            futures = client.map(do_known, batch, name=name, pure=False, retries=RETRIES)
-            flying.update({f.key: u for f, u in zip(futures, batch, strict=True)})
-            running.update(futures)
-
-        refill()
-        for future in running:
-            mine = flying.pop(future.key)
-            try:
-                outcomes = future.result()
-            except KilledWorker as error:
-                why = [f"{_killed(unit, RETRIES + 1)} ({error})" for unit in mine]
-                outcomes = [Outcome(u, tries=RETRIES + 1, error=w) for u, w in zip(mine, why, strict=True)]
-            except (CancelledError, CommClosedError) as error:
-                raise IncompleteError(
-                    f"the Dask scheduler at {address} was lost ({error}); run the same command again, what is done is kept"
-                ) from error
-            future.release()
-            refill()
-            yield from outcomes
+        for mine, outcomes in _flights(tasks(units, threads), name, client, AHEAD):
+            if outcomes is None:
+                suspects += mine
+            else:
+                yield from outcomes
+        for mine, outcomes in _flights([[u] for u in suspects], name, client, 0):
+            yield from outcomes or [
+                Outcome(u, tries=RETRIES + 1, error=_killed(u, RETRIES + 1)) for u in mine
+            ]
+    except (CancelledError, CommClosedError) as error:
+        raise IncompleteError(
+            f"the Dask scheduler at {address} was lost ({error}); run the same command again, what is done is kept"
+        ) from error
     finally:
         # A worker that dies at this moment, or a scheduler that is gone, must not lose a finished run.
         with suppress(OSError, CommClosedError):
             if client.status == "running":
                 client.unregister_worker_plugin(plugin.name)
+
+
+def _flights(
+    waiting: Sequence[list[Unit]], name: str, client: Any, ahead: int
+) -> Iterator[tuple[list[Unit], list[Outcome] | None]]:
+    """Every task and its outcomes as they come, None where its workers died; ``ahead`` 0: one task at a time."""
+    from distributed import KilledWorker
+    from distributed import as_completed as dask_completed
+
+    left, running = iter(waiting), dask_completed(loop=client.loop)
+    flying: dict[str, list[Unit]] = {}
+
+    def refill() -> None:
+        most = max(1, ahead * sum(client.nthreads().values()))
+        if len(flying) > most // 2:
+            return
+        batch = list(islice(left, most - len(flying)))
+        futures = client.map(do_known, batch, name=name, pure=False, retries=RETRIES)
+        flying.update({f.key: u for f, u in zip(futures, batch, strict=True)})
+        running.update(futures)
+
+    refill()
+    for future in running:
+        mine = flying.pop(future.key)
+        try:
+            outcomes = future.result()
+        except KilledWorker:
+            outcomes = None
+        future.release()
+        refill()
+        yield mine, outcomes
 
 
 def execute(

@@ -131,15 +131,15 @@ def flat_parts(
     columns: Columns, prefix: str, names: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
     """Offsets (n+1,) and contents of a collection's branches, in the file's own types, for kernels."""
-    offsets, first = _offsets_and_content(columns[f"{prefix}_{names[0]}"])
-    contents = [first, *(_offsets_and_content(columns[f"{prefix}_{n}"])[1] for n in names[1:])]
+    offsets, first = offsets_and_content(columns[f"{prefix}_{names[0]}"])
+    contents = [first, *(offsets_and_content(columns[f"{prefix}_{n}"])[1] for n in names[1:])]
     for name, content in zip(names, contents, strict=True):
         if len(content) != offsets[-1]:
             raise FeatureError(f"{prefix}_{name} and {prefix}_{names[0]} have different numbers of entries")
     return offsets, contents
 
 
-def _offsets_and_content(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def offsets_and_content(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Offsets from 0 and the flat content of a jagged column; straight from its buffers where they are plain."""
     layout: Any = ak.to_layout(column)
     if not isinstance(layout, ak.contents.ListOffsetArray) or not layout.content.is_numpy:
@@ -287,7 +287,7 @@ class Level1:
     @staticmethod
     def _in_time(columns: Columns, branch: str, total: int) -> NDArray[np.bool_]:
         bx = columns.get(f"{branch}_bx")
-        return np.ones(total, bool) if bx is None else _offsets_and_content(bx)[1] == 0
+        return np.ones(total, bool) if bx is None else offsets_and_content(bx)[1] == 0
 
 
 BUILT_IN: Mapping[str, Callable[[], Features]] = {"dijet": Dijet, "l1": Level1}

@@ -92,6 +92,17 @@ def wanted_branches(
     return [*(() if by_entry else IDENTITY_BRANCHES), *recipe.branches(dataset), *extra]
 
 
+def _what_became_of(unit: Unit) -> None:
+    """Raise `InputError` where a file of this machine is no ROOT file any more: that says more than what reading it raised."""
+    path = Path(unit.path)
+    if is_url(unit.path) or not path.is_file():
+        return
+    try:
+        stored_end(path)
+    except InputError as error:
+        raise InputError(f"{unit.path}, entries {unit.start}-{unit.stop}: {error}") from error
+
+
 def read_columns(unit: Unit, recipe: Recipe) -> tuple[dict[str, Any], Delivery]:
     """The unit's columns, jagged branches as awkward arrays, flat ones as NumPy; and how they were got.
 
@@ -112,12 +123,12 @@ def read_columns(unit: Unit, recipe: Recipe) -> tuple[dict[str, Any], Delivery]:
     try:
         (raw, server, size), _, tries = attempt(unit.path, recipe.remote, work, drop)
     except Unreadable as error:
+        _what_became_of(unit)
         why = str(error).removeprefix(f"{unit.path}: ")
         text = f"{unit.path}, entries {unit.start}-{unit.stop}: {why}"
         raise Unreadable(text, error.kind) from error
     except InputError as error:
-        if not is_url(unit.path) and Path(unit.path).is_file():
-            stored_end(Path(unit.path))  # what became of it since the preflight says more
+        _what_became_of(unit)
         why = str(error).removeprefix(f"{unit.path}: ")
         raise InputError(f"{unit.path}, entries {unit.start}-{unit.stop}: {why}") from error
     columns = {name: np.asarray(ak.to_numpy(v)) if v.ndim == 1 else v for name, v in raw.items()}

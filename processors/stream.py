@@ -100,7 +100,7 @@ def _tidy(out: Path, kind: str, units: Sequence[Unit]) -> None:
         path.unlink(missing_ok=True)  # a worker that outlived its driver may be renaming it
 
 
-def _probe(out: Path, kind: str, datasets: Iterable[str]) -> None:
+def probe(out: Path, kind: str, datasets: Iterable[str]) -> None:
     """Raise OSError at once, not after the first range, where a chunk could not be written."""
     for dataset in datasets:
         folder = out / kind / dataset
@@ -183,7 +183,7 @@ def process(
     chunk = chunk or best_chunk(features)
     units = split(files, chunk, scales or {})
     _tidy(out, kind, units)
-    _probe(out, kind, files)
+    probe(out, kind, files)
     state = _Run(files, units, Job(recipe, str(out), kind), strict, chunk, {})
     todo = [u for u in units if not is_done(state.path(u), u, key)]
     state.reused = len(units) - len(todo)

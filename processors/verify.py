@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
 
 from ..errors import ElsewhereError, IncompleteError
 from ..events import identity_hash
-from ..workspace import read_chunk, read_chunk_meta
-from .core import IDENTITY_BRANCHES, Unit, identity_rows
+from ..workspace import chunk_name, read_chunk, read_chunk_meta
+from .core import Unit, column_digest, identity_rows
 from .driver import unit_path
 from .preflight import FileRecord
 from .reading import open_tree
@@ -47,21 +48,30 @@ def _check_unit(path: Path) -> tuple[int, int, list[str]]:
     return row["n_in"], row["n_out"], problems
 
 
-def _hash_of_file(record: FileRecord, start: int, stop: int) -> int:
-    """Sum of identity hashes of an entry range, read again from the input file."""
-    tree = open_tree(record.path, record.uuid)
-    names = [] if record.by_entry else list(IDENTITY_BRANCHES)
-    raw = {n: ak.to_numpy(v) for n, v in tree.arrays(names, start, stop).items()} if names else {}
-    unit = Unit("", record.path, record.uuid, start, stop, by_entry=record.by_entry)
-    identity = identity_rows(raw, unit, min(stop, tree.entries) - start)
+def _against_file(row: Mapping[str, Any], record: FileRecord, unit: Unit) -> list[str]:
+    """What differs between a ledger row and the range of the input file, read again."""
+    try:
+        tree = open_tree(record.path, record.uuid)
+        raw = tree.arrays(list(row["columns"]), unit.start, min(unit.stop, tree.entries))
+        columns = {n: ak.to_numpy(v) if v.ndim == 1 else v for n, v in raw.items()}
+        identity = identity_rows(columns, unit, min(unit.stop, tree.entries) - unit.start)
+    except Exception as error:  # a file that went bad can raise anything; verify says so and goes on
+        return [f"{record.path}, entries {unit.start}-{unit.stop}: not readable any more ({error})"]
     with np.errstate(over="ignore"):
-        return int(identity_hash(identity).sum(dtype=np.uint64))
+        total = int(identity_hash(identity).sum(dtype=np.uint64))
+    if int(row["hash_sum"]) != total:
+        return [f"{chunk_name(unit.uuid, unit.start, unit.stop)}: its events are not those of {record.path}"]
+    changed = [n for n, values in columns.items() if column_digest(values) != row["columns"][n]]
+    return [
+        f"{record.path}, entries {unit.start}-{unit.stop}: {name} is not what was read; the file has changed"
+        for name in changed
+    ]
 
 
 def verify(
     root: Path, files: Mapping[str, Sequence[FileRecord]], chunk: int, kind: str = "columns"
 ) -> VerifyReport:
-    """Compare rows, ledgers and the input files' own events (by the sum of their identity hashes)."""
+    """Compare rows, ledgers and the input files: their events by the sum of identity hashes, every column by its digest."""
     units = split(files, chunk, {})
     records = {r.uuid: r for rs in files.values() for r in rs}
     problems: list[str] = []
@@ -77,8 +87,7 @@ def verify(
         problems += found
         ledgers.append(meta["ledger"])
         total_in, total_out = total_in + n_in, total_out + n_out
-        if int(meta["ledger"]["hash_sum"]) != _hash_of_file(records[unit.uuid], unit.start, unit.stop):
-            problems.append(f"{path.name}: its events are not those of {unit.path}")
+        problems += _against_file(meta["ledger"], records[unit.uuid], unit)
     try:
         close_ledger(ledgers, units, {u: r.entries for u, r in records.items()})
     except IncompleteError as error:

@@ -98,7 +98,8 @@ def test_a_search_with_an_untidy_mask_keeps_the_certified_events(small):
     assert code == 0, said
     counts = small.counts()["datasets"]["data"]
     assert counts["kept"] == 4 * EVENTS // 6
-    assert counts["lumis"] == {"1": [[1, 3], [5, 5]]}
+    found = json.loads((small.space / "lumis.json").read_text())["data"]
+    assert found["processedLumis"] == {"1": [[1, 3], [5, 5]]}
 
 
 @pytest.mark.fault(23)
