@@ -129,7 +129,9 @@ def chunk_name(uuid: str, start: int, stop: int) -> str:
 
 
 def _transposed(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A copy of x (n, d) column by column, in blocks that stay in the cache."""
+    """x (n, d) column by column (d, n): as it lies, or copied in blocks that stay in the cache."""
+    if x.flags.f_contiguous:
+        return x.T
     out = np.empty((x.shape[1], len(x)), x.dtype)
     for start in range(0, len(x), 512):
         out[:, start : start + 512] = x[start : start + 512].T
@@ -157,8 +159,9 @@ def _table(
     if events.features.mass is not None:
         columns[events.features.mass.name] = events.mass
     by_column = _transposed(events.x) if whole else None
+    nothing = pa.nulls(n, pa.float32())
     for i, column in enumerate(events.features.columns):
-        columns[column.name] = by_column[i] if by_column is not None else pa.nulls(n, pa.float32())
+        columns[column.name] = nothing if by_column is None else by_column[i]
     for name, values in chunk.extras.items():
         columns[name] = extras.get(name, pa.nulls(n, pa.from_numpy_dtype(values.dtype)))
     return pa.table({**columns, **{f"score_{name}": values for name, values in scores.items()}})

@@ -53,12 +53,11 @@ ELSEWHERE = {"kills_identical": ("exactly_once", "kills_tried"), "faults_met": (
 
 
 def part(name: str, quick: bool) -> dict[str, Any]:
-    """Run one part, show what it prints, and return the JSON of its last line; raises CalledProcessError."""
-    threads = {k: v for k, v in WORKER_ENVIRONMENT.items() if k.endswith("_THREADS")}
+    """Run one part in the environment that workers have, show what it prints, and return the JSON of its last line."""
     command = [sys.executable, str(SPEED / f"{name}.py"), *(["--quick"] if quick else [])]
     print(f"\nspeed/{name}.py", flush=True)
     done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads}
+        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **WORKER_ENVIRONMENT}
     )
     *shown, last = done.stdout.splitlines()
     print("\n".join(shown), flush=True)

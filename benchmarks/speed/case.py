@@ -88,7 +88,7 @@ def model(kind: str) -> Stored:
         score = Guarded(Autoencoder(epochs=1)).fit(events, events)
     else:
         half = len(events) // 2
-        inner = Represented(MassScaled(), WeakNetwork(epochs=1))
+        inner = Represented(MassScaled(), WeakNetwork(epochs=1, hidden=(16, 16)))
         score = Guarded(inner).fit(events.take(slice(0, half)), events.take(slice(half, None)))
     save(score, model_folder(kind), features.features, {})
     return Stored.at(model_folder(kind))

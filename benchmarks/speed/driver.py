@@ -36,8 +36,11 @@ def dry_workers() -> None:
 
 @contextmanager
 def dry_footers(chunk: Path) -> Iterator[None]:
-    """In the client: a chunk's metadata is that of ``chunk``, read anew, with the file and range of its own name."""
-    real = stream.read_chunk_meta
+    """In the client: a chunk's metadata is that of ``chunk``, read anew, with the file and range of its own name, and no
+    units are put together into one task."""
+    from elsewhere.processors import driver
+
+    real, together = stream.read_chunk_meta, driver.tasks
 
     def made_up(path: Path) -> dict[str, Any]:
         uuid, start, stop = path.stem.split("_")
@@ -47,10 +50,11 @@ def dry_footers(chunk: Path) -> Iterator[None]:
         return meta
 
     stream.read_chunk_meta = made_up
+    driver.tasks = lambda units, _threads: [[unit] for unit in units]
     try:
         yield
     finally:
-        stream.read_chunk_meta = real
+        stream.read_chunk_meta, driver.tasks = real, together
 
 
 def chunk_of(case: Case) -> Path:
