@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -31,6 +31,8 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+#: Seconds the workers of a local cluster have to start, and the cluster to end.
+START_S, CLOSING_S = 120.0, 30.0
 #: What every unit needs; scorers add theirs.
 MODULES = ("numpy", "awkward", "uproot", "pyarrow.parquet", "hist", "elsewhere.processors.stream")
 #: Types of the branches that are not float32.
@@ -110,17 +112,21 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
         "distributed.worker.memory.terminate": False,
     }
-    with (
-        dask.config.set(settings),
-        _exported(WORKER_ENVIRONMENT),
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+    with dask.config.set(settings), _exported(WORKER_ENVIRONMENT):
+        # Without workers at first: Dask waits for ever for a worker that is killed while it starts.
+        cluster = LocalCluster(
+            n_workers=0, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
-        client.register_plugin(Warm())
-        yield client
+        )  # fmt: skip
+        try:
+            with Client(cluster) as client:
+                client.register_plugin(Warm())
+                cluster.scale(workers)
+                client.wait_for_workers(workers, timeout=START_S)
+                yield client
+        finally:
+            with suppress(TimeoutError):
+                cluster.close(timeout=CLOSING_S)
 
 
 @contextmanager

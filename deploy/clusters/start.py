@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 _ON_THE_WIRE = ("dask", "distributed", "msgpack", "cloudpickle")
 
 
+#: Seconds a local cluster has for its end; what is left then ends with this process.
+CLOSING_S = 30.0
+
+
 @contextmanager
 def cluster_client(
     section: ClusterSection | Mapping[str, Any],
@@ -63,6 +67,9 @@ def cluster_client(
         _scale(cluster, section)
         if getattr(section, "maximum", None) is None or getattr(section, "minimum", 0):
             wait_for_worker(client, section)
+        if isinstance(section, Local):
+            with suppress(TimeoutError):  # one that died while it started is not waited for
+                client.wait_for_workers(section.workers, timeout=CLOSING_S)
         yield client
 
 
@@ -109,16 +116,19 @@ def _local(section: Local, environment: dict[str, str]) -> Iterator[Any]:
     if environment:
         settings["distributed.nanny.pre-spawn-environ"] = environment
     encrypted = {} if section.tls is None else {"protocol": "tls://", "security": security_of(section.tls)}
-    with (
-        exported(environment),
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=section.workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+    with exported(environment), dask.config.set(settings):
+        # Without workers at first: Dask waits for ever for a worker that is killed while it starts.
+        cluster = LocalCluster(
+            n_workers=0, threads_per_worker=1, processes=True, host="127.0.0.1",
             dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR,
             memory_limit=section.memory or "auto", **encrypted,
-        ) as cluster,
-    ):  # fmt: skip
-        yield cluster
+        )  # fmt: skip
+        try:
+            cluster.scale(section.workers)
+            yield cluster
+        finally:
+            with suppress(TimeoutError):
+                cluster.close(timeout=CLOSING_S)
 
 
 @contextmanager
