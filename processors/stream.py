@@ -195,6 +195,7 @@ def process(
         state.take(outcome)
         done += outcome.unit.stop - outcome.unit.start
         show(done, total)
+    _tidy(out, kind, units)  # a worker that was killed leaves what it was writing
     return _close(state, list(quarantined), time.perf_counter() - wall, workers)
 
 

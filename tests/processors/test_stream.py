@@ -311,3 +311,12 @@ def test_a_killed_dask_worker_changes_nothing(loop, records, tmp_path):
     process(records, Dijet(), tmp_path / "out", scheduler="local", workers=2, **{**SETTINGS, "scorers": {"mass": scorer}})  # fmt: skip
     assert (tmp_path / "killed").exists()
     assert digests(tmp_path / "out") == digests(loop[0])
+
+
+def test_what_a_killed_worker_was_writing_is_removed_at_the_end(records, tmp_path):
+    half = unit_path(tmp_path, "columns", split(records, 800, {})[0])
+    half = half.with_name(f"{half.name}.tmp.1.abcd")
+    process(
+        records, Dijet(), tmp_path, scheduler="loop", progress=lambda *_: half.write_text("half"), **SETTINGS
+    )
+    assert not list(tmp_path.glob("columns/*/*.tmp.*"))
