@@ -87,12 +87,14 @@ def filters_of(
     return out
 
 
-def _known(record: FileRecord, remote: RemoteSettings) -> Lumis:
+def _known(record: FileRecord, remote: RemoteSettings, lost: bool) -> Lumis:
     """The sections a file was made from, those without a selected event included; none where it does not tell."""
     try:
         return file_lumis(record.path, record.uuid, remote) or {}
-    except InputError:  # in quarantine: its sections cannot be known
-        return {}
+    except InputError:
+        if not lost:
+            raise
+        return {}  # in quarantine: its sections cannot be known
 
 
 def _report(
@@ -106,7 +108,7 @@ def _report(
 
     Sections of good files were searched even where no event of theirs was selected.
     """
-    known = {r.path: _known(r, remote) for r in records}
+    known = {r.path: _known(r, remote, r.path in lost) for r in records}
     if mask is not None:
         seen = {path: [lumis] for path, lumis in known.items() if lumis}
         require_same_year(mask, seen or {"the dataset": [counts.lumis_seen]})
