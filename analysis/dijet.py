@@ -1,7 +1,7 @@
 """Bin-integrated fits of the dijet function by Fisher scoring in an orthogonal basis.
 
-The family is log-linear: ln f(m) = a + p1 ln(1-x) - p2 ln x - p3 ln^2 x - p4 ln^3 x, x = m / sqrt(s), as in the dijet
-searches of ATLAS and CMS (1910.08447, 1911.03947). In those coordinates the parameters are nearly degenerate and a
+The family is log-linear: ln f(m) = a + p1 ln(1-x) - p2 ln x - p3 ln^2 x - p4 ln^3 x - p5 x, x = m / sqrt(s), as in the
+dijet searches of ATLAS and CMS (1910.08447, 1911.03947). In those coordinates the parameters are nearly degenerate and a
 general minimiser reports convergence where there is none; a QR-orthogonalised basis and the Fisher matrix do not.
 """
 
@@ -21,8 +21,10 @@ Array = NDArray[np.float64]
 NODES = 5
 MAX_STEPS = 60
 DECREMENT = 1e-8
-#: Shape parameters beside the normalisation: least and most.
+#: Shape parameters beside the normalisation: least and most of a hunt.
 MIN_ORDER, MAX_ORDER = 2, 4
+#: Most that a basis can have; the fifth is the exponential of the CMS family.
+HIGHEST_ORDER = 5
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ def _check_edges(edges: Array, energy: float) -> None:
 def basis(edges: Array, order: int, energy: float) -> Basis:
     """Basis of ``order`` shape parameters on ``edges`` (GeV) for collisions of ``energy`` GeV."""
     edges = np.asarray(edges, dtype=np.float64)
-    if not MIN_ORDER <= order <= MAX_ORDER:
-        raise FitError(f"order {order}: expected {MIN_ORDER} to {MAX_ORDER} shape parameters")
+    if not MIN_ORDER <= order <= HIGHEST_ORDER:
+        raise FitError(f"order {order}: expected {MIN_ORDER} to {HIGHEST_ORDER} shape parameters")
     _check_edges(edges, energy)
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     half = 0.5 * np.diff(edges)
     x = ((0.5 * (edges[1:] + edges[:-1]))[:, None] + half[:, None] * nodes) / energy
     log = np.log(x)
-    raw = np.stack([np.ones_like(x), np.log1p(-x), -log, -(log**2), -(log**3)][: order + 1], axis=-1)
+    raw = np.stack([np.ones_like(x), np.log1p(-x), -log, -(log**2), -(log**3), -x][: order + 1], axis=-1)
     flat = raw.reshape(-1, order + 1)
     # Weighted like a falling spectrum, so that the columns are near-orthogonal under the Fisher metric.
     root = np.exp(-2.5 * (log.ravel() - log.max()) + 2.5 * (log.min() - log.max()))

@@ -254,8 +254,8 @@ class Level1:
     def compute(self, columns: Columns) -> Computed:
         """The tensor; every event is kept."""
         n = len(columns["L1EtSum_pt"])
-        computed = Computed(np.empty((n, len(self.features)), np.float32, order="F"), np.full(n, np.nan), {})
-        return self._fill(columns, computed, set(self.branches))
+        computed = Computed(np.zeros((n, len(self.features)), np.float32, order="F"), np.full(n, np.nan), {})
+        return self._fill(columns, computed, set(self.branches), zeros=True)
 
     def recompute(self, nominal: Computed, columns: Columns, touched: Collection[str]) -> Computed:
         """The tensor of changed columns: only the objects whose branches were touched are looked at again."""
@@ -263,14 +263,17 @@ class Level1:
             columns, Computed(nominal.x.copy(order="F"), nominal.mass, {}, nominal.extras), touched
         )
 
-    def _fill(self, columns: Columns, computed: Computed, touched: Collection[str]) -> Computed:
+    def _fill(
+        self, columns: Columns, computed: Computed, touched: Collection[str], zeros: bool = False
+    ) -> Computed:
         x, extras = computed.x, dict(computed.extras)
         hit = {name.split("_")[0] for name in touched}
         start = 3
         for _, branch, most in LEVEL1_OBJECTS:
             if branch in hit:
                 offsets, (pt, eta, phi) = flat_parts(columns, branch, ("pt", "eta", "phi"))
-                leading_kernel(offsets, pt, eta, phi, self._in_time(columns, branch, len(pt)), most, x, start)
+                use = self._in_time(columns, branch, len(pt))
+                leading_kernel(offsets, pt, eta, phi, use, most, x, start, zeros)
             start += 3 * most
         if "L1EtSum" in hit or "L1Jet" in hit:
             offsets, (sum_pt, sum_phi, kinds) = flat_parts(columns, "L1EtSum", ("pt", "phi", "etSumType"))

@@ -113,9 +113,12 @@ def _hardest(pt: Array, use: NDArray[np.bool_], start: int, stop: int, taken: ND
 @nb.njit(cache=True, nogil=True)
 def leading_kernel(
     offsets: NDArray[np.int64], pt: Array, eta: Array, phi: Array, use: NDArray[np.bool_], most: int,
-    out: NDArray[np.float32], column: int,
+    out: NDArray[np.float32], column: int, zeros: bool,
 ) -> None:  # fmt: skip
-    """Write pT, eta, phi of the ``most`` hardest used objects of each event into ``out`` from ``column`` on, then zeros."""
+    """Write pT, eta, phi of the ``most`` hardest used objects of each event into ``out`` from ``column`` on.
+
+    What is left of the slots becomes 0, unless they are ``zeros`` already.
+    """
     taken = np.empty(most, np.int64)
     for i in range(len(offsets) - 1):
         count = _hardest(pt, use, offsets[i], offsets[i + 1], taken)
@@ -124,5 +127,6 @@ def leading_kernel(
             out[i, column + 3 * j] = pt[k]
             out[i, column + 3 * j + 1] = eta[k]
             out[i, column + 3 * j + 2] = phi[k]
-        for j in range(column + 3 * count, column + 3 * most):
-            out[i, j] = 0.0
+        if not zeros:
+            for j in range(column + 3 * count, column + 3 * most):
+                out[i, j] = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -75,6 +75,38 @@ def evaluate(network: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
                 full[: len(rows)] = rows
             parts.append(network(torch.from_numpy(full)).numpy()[: len(rows)])
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
+def layers_of(state: Mapping[str, NDArray[Any]]) -> list[tuple[Any, Any]]:
+    """Weights (out, in) and biases (out, 1) of `build_dense`'s layers, in order, as torch tensors."""
+    import torch
+
+    names = sorted((name for name in state if name.endswith(".weight")), key=lambda n: int(n.split(".")[0]))
+    return [
+        (
+            torch.from_numpy(np.array(state[name], dtype=np.float32)),
+            torch.from_numpy(
+                np.array(state[f"{name.removesuffix('weight')}bias"], dtype=np.float32)[:, None]
+            ),
+        )
+        for name in names
+    ]
+
+
+def evaluate_columns(layers: Sequence[tuple[Any, Any]], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A dense network on events that lie column by column: (d, n) to (outputs, n), ReLU between the layers.
+
+    The same numbers as `evaluate` but for rounding, a third cheaper for small layers. Always give it the same n.
+    """
+    import torch
+
+    with one_thread(), torch.inference_mode():
+        out = torch.from_numpy(columns)
+        for i, (weight, bias) in enumerate(layers):
+            out = torch.addmm(bias, weight, out)
+            if i < len(layers) - 1:
+                out.relu_()
+        return out.numpy()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import FeatureError, InputError
 from ...events import Events, FeatureSet, identity_hash
-from ..networks.dense import build_dense, evaluate, load_weights
+from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, load_weights
 from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
 from .weak_trees import check_scored, check_training
 
@@ -57,15 +57,18 @@ def input_scale(events: Events, low: float, high: float) -> tuple[NDArray[np.flo
 
 
 @nb.njit(cache=True, nogil=True)
-def _scaled(
-    x: NDArray[Any], offset: NDArray[np.float64], factor: NDArray[np.float64], clip: float
+def _scaled_columns(
+    x: NDArray[Any], offset: NDArray[np.float64], factor: NDArray[np.float64], clip: float, width: int
 ) -> NDArray[np.float32]:
-    """(x - offset) * factor in double precision, clipped to +- ``clip``, (n, d) float32."""
-    out = np.empty(x.shape, np.float32)
-    for start in range(0, x.shape[0], 128):  # x may lie column by column: blocks of it stay in the cache
-        for j in range(x.shape[1]):
-            for i in range(start, min(start + 128, x.shape[0])):
-                out[i, j] = min(max((np.float64(x[i, j]) - offset[j]) * factor[j], -clip), clip)
+    """(x - offset) * factor in double precision, clipped to +- ``clip``, column by column: (d, width), 0 beyond x's rows."""
+    n = len(x)
+    out = np.empty((x.shape[1], width), np.float32)
+    for j in range(x.shape[1]):
+        subtract, multiply = offset[j], factor[j]
+        for i in range(n):
+            out[j, i] = min(max((np.float64(x[i, j]) - subtract) * multiply, -clip), clip)
+        for i in range(n, width):
+            out[j, i] = 0.0
     return out
 
 
@@ -122,7 +125,7 @@ class Autoencoder:
     )
     weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
-    _network: Any = field(default=None, repr=False, compare=False)
+    _layers: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
         """Learn from ``reference``; ``data`` is not looked at.
@@ -149,22 +152,31 @@ class Autoencoder:
         result = train(
             Task(build_dense, self._config(), reconstruction, sample), settings, plan.folder, plan.progress
         )
-        self.weights_, self.record_, self._network = result.state, result.record, None
+        self.weights_, self.record_, self._network = result.state, result.record, []
         return self
 
     def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """What `network` takes: (x - offset) * 2^-shift of raw columns x (n, d), clipped to +- ``clip``, float32."""
         self._check(x)
-        return _scaled(x, self.offset_.astype(np.float64), 2.0**-self.shift_, self.clip)
+        return np.ascontiguousarray(self._columns(x, len(x)).T)
+
+    def _columns(self, x: NDArray[Any], width: int) -> NDArray[np.float32]:
+        return _scaled_columns(x, self.offset_.astype(np.float64), 2.0**-self.shift_, self.clip, width)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """Squared distance between the scaled event and its reconstruction, shape (n,)."""
         self._check(None)
         check_scored(events, self.columns_, "Autoencoder")
-        inputs = self.scale(events.x)
-        if self._network is None:
-            self._network = self.network()
-        return evaluate(self._network, inputs).astype(np.float64)
+        if not self._layers:
+            self._layers = layers_of(self.weights_)
+        out = np.empty(len(events))
+        for start in range(0, len(events), BATCH):
+            columns = self._columns(events.x[start : start + BATCH], BATCH)
+            difference = evaluate_columns(self._layers, columns)
+            difference -= columns
+            difference *= difference
+            out[start : start + BATCH] = difference.sum(axis=0)[: len(events) - start]
+        return out
 
     def network(self) -> Any:
         """The score as one ``torch.nn.Module`` in eval mode: `scale`'s output (n, d) to scores (n,)."""
@@ -185,7 +197,7 @@ class Autoencoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker carries the weights, not the torch module nor where it was trained."""
-        return {**self.__dict__, "_network": None, "trainer": None}
+        return {**self.__dict__, "_layers": [], "trainer": None}
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """Weights by parameter name, offsets and shifts, and how it was trained."""
@@ -199,5 +211,5 @@ class Autoencoder:
         self.columns_, self.offset_, self.shift_ = info["columns"], arrays["offset"], arrays["shift"]
         self.weights_ = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
         self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
-        self._network = None
+        self._layers = []
         return self

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError, InputError
 from ...events import Events, identity_hash
-from ..networks.dense import build_dense, evaluate, load_weights
+from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of
 from ..training import Sample, Task, TrainingRecord, TrainSettings, train
 from .weak_trees import balance, check_probability, check_scored, check_training
 
@@ -45,7 +45,7 @@ class WeakNetwork:
     width_: NDArray[Any] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
     members_: list[dict[str, NDArray[Any]]] = field(default_factory=list, repr=False, compare=False)
     record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
-    _networks: list[Any] = field(default_factory=list, repr=False, compare=False)
+    _layers: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def fit(self, reference: Events, data: Events) -> Self:
         """Train; raises `InputError` on empty samples, bad values or negative weights, `ConfigError` on a bad split."""
@@ -75,7 +75,7 @@ class WeakNetwork:
         result = train(
             Task(build_dense, self._config(), cross_entropy, sample(train_rows), sample(held_rows)), settings
         )
-        self.members_, self.record_, self._networks = list(result.states), result.record, []
+        self.members_, self.record_, self._layers = list(result.states), result.record, []
         return self
 
     def _inputs(self, x: NDArray[Any]) -> NDArray[np.float32]:
@@ -89,17 +89,21 @@ class WeakNetwork:
         if not self.members_:
             raise InputError("this WeakNetwork has not been fitted")
         check_scored(events, len(self.mean_), "WeakNetwork")
-        if len(self._networks) != len(self.members_):
-            self._networks = [load_weights(build_dense(self._config()), m) for m in self.members_]
-        inputs, total = self._inputs(events.x), np.zeros(len(events))
-        for network in self._networks:
-            logit = evaluate(network, inputs).reshape(-1).astype(np.float64)
-            total += 0.5 * (1.0 + np.tanh(0.5 * logit))
-        return check_probability(total / len(self._networks), "WeakNetwork")
+        if len(self._layers) != len(self.members_):
+            self._layers = [layers_of(m) for m in self.members_]
+        total = np.zeros(len(events))
+        for start in range(0, len(events), BATCH):
+            rows = events.x[start : start + BATCH]
+            columns = np.zeros((len(self.mean_), BATCH), np.float32)
+            columns[:, : len(rows)] = self._inputs(rows).T
+            for layers in self._layers:
+                logit = evaluate_columns(layers, columns)[0, : len(rows)].astype(np.float64)
+                total[start : start + BATCH] += 0.5 * (1.0 + np.tanh(0.5 * logit))
+        return check_probability(total / len(self._layers), "WeakNetwork")
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker carries the weights, not the torch modules."""
-        return {**self.__dict__, "_networks": []}
+        return {**self.__dict__, "_layers": []}
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """Weights of every kept epoch, means and widths, and how it was trained."""
@@ -116,5 +120,5 @@ class WeakNetwork:
             for i in range(info["members"])
         ]
         self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
-        self._networks = []
+        self._layers = []
         return self
