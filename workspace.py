@@ -94,11 +94,15 @@ def file_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Varied:
-    """The events of a chunk under one kinematic variation: another selection, mass and score, maybe other features."""
+    """The events of a chunk under one kinematic variation: another selection, mass and score, maybe other features.
+
+    ``rows`` (n,): which entries of the chunk's range they are, ascending; None: the first n.
+    """
 
     label: str
     events: Events
     scores: dict[str, NDArray[np.float64]]
+    rows: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ class Chunk:
     """One Parquet file: all that came of one (file, entry range), and the ledger row that proves it.
 
     ``ledger`` holds at least uuid, start, stop, n_in, n_out; ``histograms`` an array (2, variations, cuts, bins) of values
-    and variances, or None; ``varied`` the kinematic variations; ``weights`` (n,) per weight variation of ``events``.
+    and variances, or None; ``varied`` the kinematic variations; ``weights`` (n,) per weight variation of ``events``;
+    ``rows`` as in `Varied`.
     """
 
     events: Events
@@ -116,6 +121,7 @@ class Chunk:
     histograms: NDArray[np.float64] | None = None
     varied: tuple[Varied, ...] = ()
     weights: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
 
     @property
     def variations(self) -> list[str]:
@@ -138,69 +144,101 @@ def _transposed(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def _table(
-    label: str,
-    events: Events,
-    chunk: Chunk,
-    extras: Mapping[str, Any],
-    scores: Mapping[str, Any],
-    whole: bool,
-) -> pa.Table:
-    """The rows of one variation; features and extras are null unless ``whole``."""
-    n = len(events)
-    columns: dict[str, Any] = {
-        "variation": pa.repeat(label, n),
-        **{key: np.ascontiguousarray(events.identity[key]) for key in IDENTITY.names or ()},
-        "weight": events.weight,
-    }
-    nominal = label == NOMINAL
-    for name in chunk.weights:
-        columns[f"weight_{name}"] = chunk.weights[name] if nominal else pa.nulls(n, pa.float64())
-    if events.features.mass is not None:
-        columns[events.features.mass.name] = events.mass
-    by_column = _transposed(events.x) if whole else None
-    nothing = pa.nulls(n, pa.float32())
-    for i, column in enumerate(events.features.columns):
-        columns[column.name] = nothing if by_column is None else by_column[i]
-    for name, values in chunk.extras.items():
-        columns[name] = extras.get(name, pa.nulls(n, pa.from_numpy_dtype(values.dtype)))
-    return pa.table({**columns, **{f"score_{name}": values for name, values in scores.items()}})
+#: Where the events of a variation are among the rows of the file; None: they are all of them, in order.
+_Where = NDArray[np.int64] | None
+
+
+def _place(chunk: Chunk) -> tuple[NDArray[np.void], NDArray[np.float64], list[_Where]]:
+    """Identity and weight of all rows, those any variation keeps, in the order of the input; where each one's events are."""
+    views = [(chunk.events, chunk.rows), *((v.events, v.rows) for v in chunk.varied)]
+    rows = [np.arange(len(e), dtype=np.int64) if r is None else r for e, r in views]
+    if all(len(r) == len(rows[0]) and np.array_equal(r, rows[0]) for r in rows[1:]):
+        return chunk.events.identity, chunk.events.weight, [None] * len(rows)
+    whole = np.zeros(1 + max(int(r[-1]) for r in rows if len(r)), bool)
+    for r in rows:
+        whole[r] = True
+    position = np.cumsum(whole) - 1
+    identity = np.empty(int(position[-1]) + 1, IDENTITY)
+    weight, where = np.empty(len(identity)), [position[r] for r in rows]
+    known = np.zeros(len(identity), bool)
+    for (events, _), at in zip(views, where, strict=True):
+        new = ~known[at]
+        if new.any():
+            mine = at[new]
+            identity[mine], weight[mine], known[mine] = events.identity[new], events.weight[new], True
+    return identity, weight, list(where)
+
+
+def _spread(values: NDArray[Any], at: _Where, n: int) -> NDArray[Any]:
+    """``values`` in ``n`` rows; NaN, or 0 of integers, in the others."""
+    if at is None:
+        return values
+    out = np.full(n, np.nan if values.dtype.kind == "f" else 0, values.dtype)
+    out[at] = values
+    return out
+
+
+def _columns(chunk: Chunk) -> dict[str, NDArray[Any]]:
+    """Every column of the file by name: identity, weights, nominal numbers, and those of each kinematic variation."""
+    identity, weight, (nominal, *others) = _place(chunk)
+    events, n = chunk.events, len(identity)
+    out = {key: np.ascontiguousarray(identity[key]) for key in IDENTITY.names or ()} | {"weight": weight}
+    out |= {f"weight_{name}": _spread(w, nominal, n) for name, w in chunk.weights.items()}
+    mass = events.features.mass
+    by_column = _transposed(events.x)
+    named = [] if mass is None else [(mass.name, events.mass)]
+    named += [(c.name, by_column[i]) for i, c in enumerate(events.features.columns)]
+    named += [*chunk.extras.items(), *((f"score_{name}", s) for name, s in chunk.scores.items())]
+    out |= {name: _spread(values, nominal, n) for name, values in named}
+    if chunk.varied:
+        out[f"in_{NOMINAL}"] = _inside(nominal, n)
+    for one, at in zip(chunk.varied, others, strict=True):
+        out[f"in_{one.label}"] = _inside(at, n)
+        if mass is not None:
+            out[f"{mass.name}_{one.label}"] = _spread(one.events.mass, at, n)
+        out |= {f"score_{name}_{one.label}": _spread(s, at, n) for name, s in one.scores.items()}
+    return out
+
+
+def _inside(at: _Where, n: int) -> NDArray[np.bool_]:
+    out = np.full(n, at is None)
+    if at is not None:
+        out[at] = True
+    return out
 
 
 def write_chunk(path: Path, chunk: Chunk) -> None:
     """Write columns and ledger as one file in one rename, so that neither exists without the other.
 
-    Row group 0 holds the nominal rows, every further one a kinematic variation.
+    A row is an event that the nominal selection or that of a kinematic variation keeps. A variation LABEL has the columns
+    in_LABEL (whether its selection keeps the event), MASS_LABEL and score_NAME_LABEL; in_nominal is there where any is.
     """
-    groups = [_table(NOMINAL, chunk.events, chunk, chunk.extras, chunk.scores, True)]
-    for one in chunk.varied:
-        groups.append(_table(one.label, one.events, chunk, {}, one.scores, False))
+    columns = _columns(chunk)
     meta = {
         "features": chunk.events.features.to_json(),
         "scores": list(chunk.scores),
         "weights": list(chunk.weights),
-        "groups": [NOMINAL, *(v.label for v in chunk.varied)],
+        "kinematic": [v.label for v in chunk.varied],
         "ledger": chunk.ledger,
         "histograms": None if chunk.histograms is None else _packed(chunk.histograms),
     }
     text = json.dumps(meta, default=_plain, sort_keys=True).encode()
-    # Columns that are never null have no levels to write.
-    full = [all(g.column(i).null_count == 0 for g in groups) for i in range(groups[0].num_columns)]
-    fields = [f.with_nullable(not whole) for f, whole in zip(groups[0].schema, full, strict=True)]
-    schema = pa.schema(fields, metadata={_META: text})
-    floats = {f.name: "BYTE_STREAM_SPLIT" for f in schema if f.type == pa.float32()}
-    repeated: Any = ["variation", "run", "luminosityBlock", "file_hi", "file_lo", "weight"]
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    # No column is ever null, so none has levels to write.
+    fields = [pa.field(name, values.type, nullable=False) for name, values in arrays.items()]
+    table = pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields, metadata={_META: text}))
+    floats = {f.name: "BYTE_STREAM_SPLIT" for f in fields if f.type == pa.float32()}
+    repeated: Any = ["run", "luminosityBlock", "file_hi", "file_lo", "weight"]
     with (
         atomic(path) as temporary,
         # Nobody reads a part of a chunk by value, so statistics and small pages would only cost. Bytes of floats apart are
         # what LZ4 compresses well, at a third of the time of Zstandard on the floats as they are.
         pq.ParquetWriter(
-            temporary, schema, compression="lz4", use_dictionary=repeated, column_encoding=floats,
+            temporary, table.schema, compression="lz4", use_dictionary=repeated, column_encoding=floats,
             write_statistics=False, data_page_size=1 << 22, write_batch_size=1 << 18, write_page_checksum=True,
         ) as file,
     ):  # fmt: skip
-        for table in groups:
-            file.write_table(table.cast(schema), row_group_size=max(len(table), 1))
+        file.write_table(table, row_group_size=max(len(table), 1))
 
 
 def _packed(values: NDArray[np.float64]) -> dict[str, Any]:
@@ -225,6 +263,8 @@ def read_chunk_meta(path: Path) -> dict[str, Any]:
     if _META not in raw:
         raise InputError(f"{path} was not written by elsewhere; move it out of the workspace")
     meta = json.loads(raw[_META])
+    if "kinematic" not in meta:
+        raise InputError(f"{path} was written by another version of elsewhere; delete it and process again")
     if meta.get("histograms") is not None:
         meta["histograms"] = _unpacked(meta["histograms"])
     return meta
@@ -241,19 +281,29 @@ def check_pages(path: Path) -> None:
 
 
 def read_chunk(path: Path, variation: str = NOMINAL) -> Chunk:
-    """Read back what `write_chunk` wrote: the nominal rows, or those of a kinematic variation, whose features are NaN.
+    """Read back what `write_chunk` wrote: the nominal events, or those of a kinematic variation, whose features are NaN.
 
     Raises `InputError` for a damaged file or a variation it does not hold.
     """
     meta = read_chunk_meta(path)
-    if variation not in meta["groups"]:
-        raise InputError(f"{path} has no variation '{variation}'; it has {', '.join(meta['groups'])}")
+    nominal, features = variation == NOMINAL, FeatureSet.from_json(meta["features"])
+    if not nominal and variation not in meta["kinematic"]:
+        known = ", ".join([NOMINAL, *meta["kinematic"]])
+        raise InputError(f"{path} has no variation '{variation}'; it has {known}")
+    suffix = "" if nominal else f"_{variation}"
+    mass_name = None if features.mass is None else f"{features.mass.name}{suffix}"
+    scores = {name: f"score_{name}{suffix}" for name in meta["scores"]}
+    weights = {name: f"weight_{name}" for name in meta["weights"] if nominal}
+    own = [c.name for c in (*features.columns, *features.extras) if nominal]
+    chosen = f"in_{variation}" if meta["kinematic"] else None
+    asked = [*(IDENTITY.names or ()), "weight", mass_name, chosen, *own, *scores.values(), *weights.values()]
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read_row_group(meta["groups"].index(variation))
+            table = file.read([name for name in asked if name is not None])
+        if chosen is not None:
+            table = table.filter(table.column(chosen))
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and process again") from error
-    features = FeatureSet.from_json(meta["features"])
 
     def array(name: str) -> NDArray[Any]:
         return table.column(name).to_numpy()
@@ -261,15 +311,15 @@ def read_chunk(path: Path, variation: str = NOMINAL) -> Chunk:
     identity = np.empty(table.num_rows, dtype=IDENTITY)
     for key in IDENTITY.names or ():
         identity[key] = array(key)
-    x = np.empty((table.num_rows, len(features)), dtype=np.float32)
-    for i, column in enumerate(features.columns):
+    x = np.full((table.num_rows, len(features)), np.nan, dtype=np.float32)
+    for i, column in enumerate(features.columns if nominal else ()):
         x[:, i] = array(column.name)
-    mass = np.full(table.num_rows, np.nan) if features.mass is None else array(features.mass.name)
+    mass = np.full(table.num_rows, np.nan) if mass_name is None else array(mass_name)
     events = Events(x, mass, array("weight"), identity, features)
-    extras = {c.name: array(c.name) for c in features.extras if variation == NOMINAL}
-    scores = {name: array(f"score_{name}") for name in meta["scores"]}
-    weights = {name: array(f"weight_{name}") for name in meta["weights"] if variation == NOMINAL}
-    return Chunk(events, extras, scores, meta["ledger"], meta["histograms"], (), weights)
+    extras = {c.name: array(c.name) for c in features.extras if nominal}
+    found = {name: array(column) for name, column in scores.items()}
+    varied_weights = {name: array(column) for name, column in weights.items()}
+    return Chunk(events, extras, found, meta["ledger"], meta["histograms"], (), varied_weights)
 
 
 @dataclass(frozen=True)

@@ -309,8 +309,9 @@ def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
     for nuisance, nu in ((k, nu) for k in kinematic for nu in recipe.shifts):
         shifted = vary(columns, kinematic, {nuisance.name: nu}, identity)
         touched = [name for name in shifted if shifted[name] is not nominal.get(name)]
-        again, _, _ = batch.select(recompute(features, computed, shifted, touched), features.features)
-        varied.append(Varied(Variation(nuisance.name, nu).label, again, score_events(again, recipe.scorers)))
+        again, _, kept = batch.select(recompute(features, computed, shifted, touched), features.features)
+        label, score = Variation(nuisance.name, nu).label, score_events(again, recipe.scorers)
+        varied.append(Varied(label, again, score, np.flatnonzero(kept)))
         filled.append(_fill(recipe, again, varied[-1].scores, [again.weight]))
     if weights:
         filled.append(_fill(recipe, events, scores, list(weights.values())))
@@ -319,4 +320,6 @@ def finish_unit(columns: Columns, recipe: Recipe, unit: Unit) -> Chunk:
     digests = {name: column_digest(values) for name, values in columns.items()}
     ledger |= {"n_out": len(events), "sumw_varied": sums, "columns": digests, "key": recipe.key}
     histograms = np.concatenate(filled, axis=1)
-    return Chunk(events, selected.extras, scores, ledger, histograms, tuple(varied), weights)
+    return Chunk(
+        events, selected.extras, scores, ledger, histograms, tuple(varied), weights, np.flatnonzero(keep)
+    )

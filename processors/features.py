@@ -259,9 +259,15 @@ class Level1:
 
     def recompute(self, nominal: Computed, columns: Columns, touched: Collection[str]) -> Computed:
         """The tensor of changed columns: only the objects whose branches were touched are looked at again."""
-        return self._fill(
-            columns, Computed(nominal.x.copy(order="F"), nominal.mass, {}, nominal.extras), touched
-        )
+        x, hit = np.empty_like(nominal.x, order="F"), {name.split("_")[0] for name in touched}
+        start = 3
+        if not hit & {"L1EtSum", "L1Jet"}:  # what `_fill` leaves alone
+            x[:, :start] = nominal.x[:, :start]
+        for _, branch, most in LEVEL1_OBJECTS:
+            if branch not in hit:
+                x[:, start : start + 3 * most] = nominal.x[:, start : start + 3 * most]
+            start += 3 * most
+        return self._fill(columns, Computed(x, nominal.mass, {}, nominal.extras), touched)
 
     def _fill(
         self, columns: Columns, computed: Computed, touched: Collection[str], zeros: bool = False

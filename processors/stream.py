@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ElsewhereError, InputError
-from ..workspace import check_pages, read_chunk_meta
+from ..workspace import NOMINAL, check_pages, read_chunk_meta
 from .core import Recipe, Unit
 from .driver import Job, Outcome, execute, unit_path
 from .features import Features
@@ -207,16 +207,14 @@ def _close(run: _Run, before: list[Quarantined], wall_s: float, workers: int) ->
             run.path(unit).unlink(missing_ok=True)
     good = {d: [r for r in records if r.uuid not in run.bad] for d, records in run.files.items()}
     units = [u for u in run.units if u.uuid not in run.bad]
-    used = (
-        "ledger",
-        "groups",
-        "weights",
-        "histograms",
-    )  # a large run must not hold the feature set of every chunk
+    # A large run must not hold the feature set of every chunk.
+    used = ("ledger", "kinematic", "weights", "histograms")
     metas = [{k: m[k] for k in used} for m in (read_chunk_meta(run.path(u)) for u in units)]
     ledgers = [m["ledger"] for m in metas]
     close_ledger(ledgers, units, {r.uuid: r.entries for rs in good.values() for r in rs})
-    parts = [(m["ledger"]["dataset"], m["groups"] + m["weights"], m["histograms"]) for m in metas]
+    parts = [
+        (m["ledger"]["dataset"], [NOMINAL, *m["kinematic"], *m["weights"]], m["histograms"]) for m in metas
+    ]
     whole = merge_histograms(recipe.features.features, recipe.cuts, parts, tuple(run.files))
     name = "histograms.root" if kind == "columns" else f"histograms_{kind}.root"
     write_root_histograms(out / name, whole)

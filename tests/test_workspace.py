@@ -29,10 +29,14 @@ def chunk(n=5, first=0):
     identity["file_hi"] = 2**63 + 1
     rng = np.random.default_rng(first)
     events = Events(rng.random((n, 1), np.float32), rng.random(n), rng.normal(size=n), identity, FEATURES)
-    few = events.take(slice(0, max(n - 2, 0)))
+    few, rest = events.take(slice(0, max(n - 2, 0))), events.take(slice(1, None))
     return Chunk(
         events, {"k": np.arange(n)}, {"s": rng.random(n)}, {"start": first, "n_in": n}, rng.random((2, 3, 1, 4)),
-        (Varied("jes_up", few, {"s": rng.random(len(few))}),), {"pileup_up": rng.random(n)},
+        (
+            Varied("jes_up", few, {"s": rng.random(len(few))}),
+            Varied("jes_down", rest, {"s": rng.random(len(rest))}, np.arange(1, n)),
+        ),
+        {"pileup_up": rng.random(n)},
     )  # fmt: skip
 
 
@@ -49,16 +53,43 @@ def test_a_chunk_comes_back_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("n", [0, 2, 5])
-def test_a_variation_has_its_own_events_and_no_features(tmp_path, n):
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_variation_has_its_own_events_and_no_features(tmp_path, n, number):
     write_chunk(tmp_path / "c.parquet", chunk(n))
-    back, want = read_chunk(tmp_path / "c.parquet", "jes_up"), chunk(n).varied[0]
+    want = chunk(n).varied[number]
+    back = read_chunk(tmp_path / "c.parquet", want.label)
     assert np.array_equal(back.events.identity, want.events.identity)
     assert np.array_equal(back.events.mass, want.events.mass)
+    assert np.array_equal(back.events.weight, want.events.weight)
     assert np.array_equal(back.scores["s"], want.scores["s"])
     assert np.isnan(back.events.x).all()
-    assert pq.read_table(tmp_path / "c.parquet")["variation"].to_pylist().count("jes_up") == max(n - 2, 0)
-    with pytest.raises(InputError, match="no variation 'jer_up'; it has nominal, jes_up"):
+    table = pq.read_table(tmp_path / "c.parquet")
+    assert sum(table[f"in_{want.label}"].to_pylist()) == len(want.events)
+    assert np.isfinite(table[f"m_{want.label}"].to_numpy()).sum() == len(want.events)
+    with pytest.raises(InputError, match="no variation 'jer_up'; it has nominal, jes_up, jes_down"):
         read_chunk(tmp_path / "c.parquet", "jer_up")
+
+
+def test_an_event_that_only_a_variation_keeps_is_a_row_and_not_nominal(tmp_path):
+    whole = chunk(6)
+    nominal, extra = whole.events.take(slice(1, 4)), whole.events.take(np.array([0, 2, 5]))
+    made = Chunk(
+        nominal, {"k": np.arange(3)}, {"s": np.ones(3)}, {}, None,
+        (Varied("jes_up", extra, {"s": np.full(3, 2.0)}, np.array([0, 2, 5])),), {"w": np.arange(3.0)}, np.array([1, 2, 3]),
+    )  # fmt: skip
+    write_chunk(tmp_path / "c.parquet", made)
+    table = pq.read_table(tmp_path / "c.parquet")
+    assert table["event"].to_pylist() == [0, 1, 2, 3, 5]  # in the order of the input
+    assert table["in_nominal"].to_pylist() == [False, True, True, True, False]
+    assert table["in_jes_up"].to_pylist() == [True, False, True, False, True]
+    back = read_chunk(tmp_path / "c.parquet")
+    assert np.array_equal(back.events.x, nominal.x)
+    assert back.extras["k"].tolist() == [0, 1, 2]
+    assert back.weights["w"].tolist() == [0.0, 1.0, 2.0]
+    varied = read_chunk(tmp_path / "c.parquet", "jes_up")
+    assert np.array_equal(varied.events.identity, extra.identity)
+    assert np.array_equal(varied.events.weight, extra.weight)
+    assert varied.scores["s"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_a_flipped_bit_in_a_page_is_noticed(tmp_path):

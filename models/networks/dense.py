@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -107,6 +108,22 @@ def evaluate_columns(layers: Sequence[tuple[Any, Any]], columns: NDArray[np.floa
             if i < len(layers) - 1:
                 out.relu_()
         return out.numpy()
+
+
+@nb.njit(cache=True, nogil=True)
+def scaled_columns(
+    x: NDArray[Any], offset: NDArray[np.float64], factor: NDArray[np.float64], clip: float, width: int
+) -> NDArray[np.float32]:
+    """(x - offset) * factor in double precision, clipped to +- ``clip``, column by column: (d, width), 0 beyond x's rows."""
+    n = len(x)
+    out = np.empty((x.shape[1], width), np.float32)
+    for j in range(x.shape[1]):
+        subtract, multiply = offset[j], factor[j]
+        for i in range(n):
+            out[j, i] = min(max((np.float64(x[i, j]) - subtract) * multiply, -clip), clip)
+        for i in range(n, width):
+            out[j, i] = 0.0
+    return out
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class MassScaled:
         features = self.features(events.features)
         if len(events) and not np.all(events.mass > 0):
             raise FeatureError(f"{int(np.sum(~(events.mass > 0)))} events have a mass that is not positive")
-        x, names = events.x.copy(), events.features.names
+        x, names = events.x.copy(order="K"), events.features.names
         for name in self._scaled(events.features):
             x[:, names.index(name)] /= events.mass
         return Events(x, events.mass, events.weight, events.identity, features)

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FeatureError, InputError
 from ...events import Events, FeatureSet, identity_hash
-from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, load_weights
+from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, load_weights, scaled_columns
 from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
 from .weak_trees import check_scored, check_training
 
@@ -54,22 +53,6 @@ def input_scale(events: Events, low: float, high: float) -> tuple[NDArray[np.flo
             step = 2.0 ** (int(shift[i]) - _OFFSET_BITS)
             offset[i] = np.rint(0.5 * (q[0] + q[1]) / step) * step
     return offset, shift
-
-
-@nb.njit(cache=True, nogil=True)
-def _scaled_columns(
-    x: NDArray[Any], offset: NDArray[np.float64], factor: NDArray[np.float64], clip: float, width: int
-) -> NDArray[np.float32]:
-    """(x - offset) * factor in double precision, clipped to +- ``clip``, column by column: (d, width), 0 beyond x's rows."""
-    n = len(x)
-    out = np.empty((x.shape[1], width), np.float32)
-    for j in range(x.shape[1]):
-        subtract, multiply = offset[j], factor[j]
-        for i in range(n):
-            out[j, i] = min(max((np.float64(x[i, j]) - subtract) * multiply, -clip), clip)
-        for i in range(n, width):
-            out[j, i] = 0.0
-    return out
 
 
 def reconstruction(network: Any, x: Any, y: Any) -> Any:  # noqa: ARG001
@@ -161,7 +144,7 @@ class Autoencoder:
         return np.ascontiguousarray(self._columns(x, len(x)).T)
 
     def _columns(self, x: NDArray[Any], width: int) -> NDArray[np.float32]:
-        return _scaled_columns(x, self.offset_.astype(np.float64), 2.0**-self.shift_, self.clip, width)
+        return scaled_columns(x, self.offset_.astype(np.float64), 2.0**-self.shift_, self.clip, width)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """Squared distance between the scaled event and its reconstruction, shape (n,)."""

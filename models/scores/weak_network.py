@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError, InputError
 from ...events import Events, identity_hash
-from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of
+from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, scaled_columns
 from ..training import Sample, Task, TrainingRecord, TrainSettings, train
 from .weak_trees import balance, check_probability, check_scored, check_training
 
@@ -91,11 +91,10 @@ class WeakNetwork:
         check_scored(events, len(self.mean_), "WeakNetwork")
         if len(self._layers) != len(self.members_):
             self._layers = [layers_of(m) for m in self.members_]
-        total = np.zeros(len(events))
+        total, factor = np.zeros(len(events)), 1.0 / self.width_
         for start in range(0, len(events), BATCH):
             rows = events.x[start : start + BATCH]
-            columns = np.zeros((len(self.mean_), BATCH), np.float32)
-            columns[:, : len(rows)] = self._inputs(rows).T
+            columns = scaled_columns(rows, self.mean_, factor, np.inf, BATCH)
             for layers in self._layers:
                 logit = evaluate_columns(layers, columns)[0, : len(rows)].astype(np.float64)
                 total[start : start + BATCH] += 0.5 * (1.0 + np.tanh(0.5 * logit))

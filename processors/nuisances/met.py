@@ -34,6 +34,22 @@ def sums_kernel(
     return x, y
 
 
+@nb.njit(cache=True, nogil=True)
+def _first_kernel(
+    offsets: NDArray[np.int64], found: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each event's first object is that was ``found``, and those events; events without one are left out."""
+    n = len(offsets) - 1
+    at, event, many = np.empty(n, np.int64), np.empty(n, np.int64), 0
+    for i in range(n):
+        for k in range(offsets[i], offsets[i + 1]):
+            if found[k]:
+                at[many], event[many] = k, i
+                many += 1
+                break
+    return at[:many], event[:many]
+
+
 def met_branches(met: str | None) -> tuple[str, ...]:
     """Branches of a missing-energy collection that must be there, none for None."""
     if met is None:
@@ -81,10 +97,7 @@ def _level1(columns: Columns, x: NDArray[Any], y: NDArray[Any], who: str) -> dic
     found = kind.content == L1_MET
     if f"{L1_SUMS}_bx" in columns:
         found &= Jagged.of(columns, f"{L1_SUMS}_bx", who).content == 0
-    at = np.flatnonzero(found)
-    event = np.repeat(np.arange(len(x)), pt.counts)[at]
-    first = np.diff(event, prepend=-1) > 0
-    at, event = at[first], event[first]
+    at, event = _first_kernel(pt.offsets, found)
     new_pt, new_phi = pt.content.copy(), phi.content.copy()
     new_pt[at], new_phi[at] = _polar(pt.content[at], phi.content[at], x[event], y[event])
     return {f"{L1_SUMS}_pt": pt.like(new_pt), f"{L1_SUMS}_phi": phi.like(new_phi)}
