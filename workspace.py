@@ -227,14 +227,15 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
     # No column is ever null, so none has levels to write.
     fields = [pa.field(name, values.type, nullable=False) for name, values in arrays.items()]
     table = pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields, metadata={_META: text}))
-    floats = {f.name: "BYTE_STREAM_SPLIT" for f in fields if f.type == pa.float32()}
+    encoding = {f.name: "BYTE_STREAM_SPLIT" for f in fields if f.type == pa.float32()}
+    encoding["event"] = "DELTA_BINARY_PACKED"
     repeated: Any = ["run", "luminosityBlock", "file_hi", "file_lo", "weight"]
     with (
         atomic(path) as temporary,
         # Nobody reads a part of a chunk by value, so statistics and small pages would only cost. Bytes of floats apart are
         # what LZ4 compresses well, at a third of the time of Zstandard on the floats as they are.
         pq.ParquetWriter(
-            temporary, table.schema, compression="lz4", use_dictionary=repeated, column_encoding=floats,
+            temporary, table.schema, compression="lz4", use_dictionary=repeated, column_encoding=encoding,
             write_statistics=False, data_page_size=1 << 22, write_batch_size=1 << 18, write_page_checksum=True,
         ) as file,
     ):  # fmt: skip

@@ -102,8 +102,8 @@ def _flow_towers(
 def simulate_event(
     pt: NDArray[np.float64], eta: NDArray[np.float64], phi: NDArray[np.float64], kind: NDArray[np.int8],
     charge: NDArray[np.int8], seed: int, out: NDArray[np.float64],
-) -> int:  # fmt: skip
-    """Energy-flow candidates (pT, eta, phi) of one event into ``out``; returns how many.
+) -> tuple[int, int]:  # fmt: skip
+    """Energy-flow candidates (pT, eta, phi) of one event into ``out``, tracks first; returns how many, and how many tracks.
 
     ``kind``: 0 hadron, 1 photon or electron, 2 muon. GeV and radians; candidates are massless.
     """
@@ -140,24 +140,26 @@ def simulate_event(
         else:
             hcal[i, j] += energy
             hcal_tracks[i, j] += smeared * math.cosh(eta[k])
+    tracks = n
     n = _flow_towers(ecal, ecal_tracks, True, 0.5, out, n)
-    return _flow_towers(hcal, hcal_tracks, False, 1.0, out, n)
+    return _flow_towers(hcal, hcal_tracks, False, 1.0, out, n), tracks
 
 
 @nb.njit(cache=True, nogil=True)
 def simulate_batch(
     offsets: NDArray[np.int64], pt: NDArray[np.float64], eta: NDArray[np.float64], phi: NDArray[np.float64],
     kind: NDArray[np.int8], charge: NDArray[np.int8], seeds: NDArray[np.int64], most: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
-    """Candidates of many events: (offsets (n+1,), (total, 3) of pT, eta, phi)."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
+    """Candidates of many events: (offsets (n+1,), (total, 3) of pT, eta, phi, (n,) how many of each event are tracks)."""
     n = len(offsets) - 1
     room = np.empty((most, 3))
     counts = np.zeros(n + 1, np.int64)
+    tracks = np.zeros(n, np.int64)
     whole = np.empty((n * 700 + most, 3))
     used = 0
     for i in range(n):
         a, b = offsets[i], offsets[i + 1]
-        m = simulate_event(pt[a:b], eta[a:b], phi[a:b], kind[a:b], charge[a:b], seeds[i], room)
+        m, tracks[i] = simulate_event(pt[a:b], eta[a:b], phi[a:b], kind[a:b], charge[a:b], seeds[i], room)
         if used + m > len(whole):
             bigger = np.empty((2 * len(whole) + m, 3))
             bigger[:used] = whole[:used]
@@ -165,4 +167,4 @@ def simulate_batch(
         whole[used : used + m] = room[:m]
         used += m
         counts[i + 1] = used
-    return counts, whole[:used]
+    return counts, whole[:used], tracks

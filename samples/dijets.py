@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .card import Card
 from .detector import simulate_batch
-from .jets import Jets, cluster, substructure
+from .early import early_veto
+from .jets import Jets, cluster, shapes, substructure, tracks_inside
 from .nano import collection
 from .particles import Particles, generator, hard_process, visible
 
@@ -74,42 +75,65 @@ def _jets(jets: ak.Array, counts: NDArray[Any], **more: NDArray[Any]) -> ak.Arra
     return collection(counts, **flat, **more)
 
 
+def _shaped(fat: Jets, tracks: NDArray[np.int64], keep: NDArray[np.bool_], card: Card) -> ak.Array:
+    """The two jets of the kept events with the card's substructure."""
+    chosen = Jets(fat.p4[keep], fat.constituents[keep], None if fat.inputs is None else fat.inputs[keep])
+    flat = ak.flatten(chosen.constituents, axis=1)
+    counts = np.full(keep.sum(), 2)
+    if card.substructure == "standard":
+        inner = substructure(flat, RADIUS)
+        taus = {f"tau{i + 1}": inner.tau[:, i] for i in range(4)}
+        return _jets(chosen.p4, counts, **taus, msoftdrop=inner.softdrop_mass)
+    n_tracks = tracks_inside(chosen, tracks[keep])
+    constituents = ak.to_numpy(ak.num(flat.px)).astype(np.int32)
+    return _jets(
+        chosen.p4,
+        counts,
+        **shapes(flat, RADIUS, card.substructure),
+        nTracks=n_tracks,
+        nConstituents=constituents,
+    )
+
+
 def _batch(pythia: Any, card: Card, rng: np.random.Generator) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """One batch of generated events: the branches of those kept, and which of them were kept."""
     batch = pythia.nextBatch(BATCH)
     seen = visible(batch)
     seeds = rng.integers(0, 2**31, len(seen.offsets) - 1)
-    offsets, candidates = simulate_batch(
+    offsets, candidates, tracks = simulate_batch(
         seen.offsets, seen.pt, seen.eta, seen.phi, seen.kind, seen.charge, seeds, MOST_CANDIDATES
     )
-    fat = cluster(offsets, candidates, RADIUS, 200.0, 2)
+    standard = card.substructure == "standard"
+    fat = cluster(offsets, candidates, RADIUS, 200.0, 2, numbered=not standard)
     keep = _selected(fat, card)
-    inner = substructure(ak.flatten(fat.constituents[keep], axis=1), RADIUS)
-    taus = {f"tau{i + 1}": inner.tau[:, i] for i in range(4)}
-    small = cluster(offsets, candidates, 0.4, 100.0, 3).p4[keep]
-    weight = ak.to_numpy(batch.info.weights)[keep, 0].astype(np.float32)
     columns = {
-        "genWeight": weight,
-        "FatJet": _jets(
-            fat.p4[keep], np.full(keep.sum(), 2), **taus, msoftdrop=inner.softdrop_mass,
-        ),
-        "Jet": _jets(small, ak.to_numpy(ak.num(small.pt))),
-        "GenPart": _take(*hard_process(batch), keep),
-    }  # fmt: skip
+        "genWeight": ak.to_numpy(batch.info.weights)[keep, 0].astype(np.float32),
+        "FatJet": _shaped(fat, tracks, keep, card),
+    }
+    if standard:
+        small = cluster(offsets, candidates, 0.4, 100.0, 3).p4[keep]
+        columns["Jet"] = _jets(small, ak.to_numpy(ak.num(small.pt)))
+    columns["GenPart"] = _take(*hard_process(batch), keep)
     return columns, keep
 
 
 def make_dijets(card: Card, seed: int, chunk: int, size: int) -> tuple[dict[str, Any], int]:
-    """``size`` selected events of a chunk: (branches, number of events generated for them)."""
+    """``size`` selected events of a chunk: (branches, number of events generated for them).
+
+    A card whose ``substructure`` is not "standard" has no ``Jet`` and no soft-drop mass, but numbers of constituents and
+    tracks and the N-subjettiness of `jets.shapes`. Events that an early cut gave up count as generated.
+    """
     rng = stream(card, seed, chunk)
-    pythia = generator(card.commands, int(rng.integers(1, 900_000_000)))
+    hook = None if card.early is None else early_veto(card.early)
+    pythia = generator(card.resolved(seed).commands, int(rng.integers(1, 900_000_000)), hook)
     parts: list[dict[str, Any]] = []
     kept = generated = 0
     while kept < size:
+        before = 0 if hook is None else hook.started
         columns, keep = _batch(pythia, card, rng)
         room = min(size - kept, int(keep.sum()))
         last = np.flatnonzero(keep)[room - 1] + 1 if kept + room == size else len(keep)
-        generated += int(last)
+        generated += int(last) if hook is None else round((hook.started - before) * last / len(keep))
         kept += room
         parts.append({k: v[:room] for k, v in columns.items()})
     joined = {k: ak.concatenate([p[k] for p in parts]) for k in parts[0]}

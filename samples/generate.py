@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -48,13 +49,19 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "elsewhere" / "chunks"
 
 
+def chunk_path(folder: Path, card: Card, seed: int, chunk: int) -> Path:
+    """Where a chunk is kept; its record, which makes it complete, has the suffix .json."""
+    return folder / f"{card.name}-{card.digest[:12]}-{seed}-{chunk}.parquet"
+
+
 def make_chunk(name: str, seed: int, chunk: int, folder: str) -> tuple[int, int]:
     """Make one chunk unless it is there; returns (chunk, events generated). Runs on a worker."""
     card = load_card(name)
-    path = Path(folder) / f"{name}-{card.digest[:12]}-{seed}-{chunk}.parquet"
+    path = chunk_path(Path(folder), card, seed, chunk)
     record = path.with_suffix(".json")
     if path.exists() and record.exists():
         return chunk, read_json(record)["generated"]
+    started = time.process_time()
     if card.kind == "dijet":
         from .dijets import make_dijets
 
@@ -65,26 +72,38 @@ def make_chunk(name: str, seed: int, chunk: int, folder: str) -> tuple[int, int]
         columns, generated = make_crossings(card, seed, chunk, CHUNK, Path(folder))
     with atomic(path) as temporary:
         ak.to_parquet(ak.Array(columns), temporary, compression="zstd")
-    write_json(record, {"generated": generated})
+    write_json(record, {"generated": generated, "cpu_s": time.process_time() - started})
     return chunk, generated
 
 
-def _spread(
-    name: str, seed: int, chunks: int, folder: Path, workers: int, client: Any
-) -> Iterator[tuple[int, int]]:
-    """Every chunk's result as it finishes: over a Dask client, over local processes, or in this process."""
-    jobs = [(name, seed, i, str(folder)) for i in range(chunks)]
+#: A chunk to make: (card, seed, number).
+Job = tuple[str, int, int]
+
+
+def spread(jobs: Sequence[Job], folder: Path, workers: int, client: Any) -> Iterator[tuple[Job, int]]:
+    """Make chunks: over a Dask client, over local processes, or in this process; (job, events generated) as each ends."""
     if client is not None:
         from distributed import as_completed as dask_completed
 
-        futures = [client.submit(make_chunk, *job, pure=False) for job in jobs]
-        yield from (future.result() for future in dask_completed(futures))
-    elif workers == 1 or chunks == 1:
-        yield from (make_chunk(*job) for job in jobs)
+        futures = {client.submit(make_chunk, *job, str(folder), pure=False): job for job in jobs}
+        yield from ((futures[future], future.result()[1]) for future in dask_completed(list(futures)))
+    elif workers == 1 or len(jobs) == 1:
+        yield from ((job, make_chunk(*job, str(folder))[1]) for job in jobs)
     else:
-        with ProcessPoolExecutor(min(workers, chunks), mp_context=get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(make_chunk, *job) for job in jobs]):
-                yield future.result()
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+            local = {pool.submit(make_chunk, *job, str(folder)): job for job in jobs}
+            try:
+                for future in as_completed(local):
+                    yield local[future], future.result()[1]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def read_chunks(folder: Path, card: Card, seed: int, chunks: Sequence[int]) -> dict[str, Any]:
+    """The branches of chunks that are there, joined in order."""
+    parts = [ak.from_parquet(chunk_path(folder, card, seed, i)) for i in chunks]
+    whole = ak.concatenate(parts)
+    return {k: _column(whole[k]) for k in whole.fields}
 
 
 def simulate(
@@ -108,19 +127,15 @@ def simulate(
     folder.mkdir(parents=True, exist_ok=True)
     chunks = -(-events // CHUNK)
     generated: dict[int, int] = {}
-    for chunk, count in _spread(card, seed, chunks, folder, workers, client):
-        generated[chunk] = count
+    for job, count in spread([(card, seed, i) for i in range(chunks)], folder, workers, client):
+        generated[job[2]] = count
         if progress is not None:
             progress(min(len(generated) * CHUNK, events), events)
     if sorted(generated) != list(range(chunks)):
         raise IncompleteError(
             f"{card}: {chunks - len(generated)} of {chunks} chunks are missing; run it again"
         )
-    parts = [
-        ak.from_parquet(folder / f"{card}-{known.digest[:12]}-{seed}-{i}.parquet") for i in range(chunks)
-    ]
-    whole = ak.concatenate(parts)[:events]
-    columns = {k: _column(whole[k]) for k in whole.fields}
+    columns = {k: v[:events] for k, v in read_chunks(folder, known, seed, range(chunks)).items()}
     write_nano(out, columns)
     total = sum(generated.values()) * events // (chunks * CHUNK)
     report = SimulationReport(card, seed, events, total, str(out), file_digest(out))
@@ -136,8 +151,12 @@ def _column(values: ak.Array) -> Any:
     return ak.zip({k: ak.drop_none(packed[k]) for k in packed.fields})
 
 
-def _provenance(card: Card) -> dict[str, Any]:
+def versions() -> dict[str, str]:
+    """Of the packages that decide what is made."""
     from importlib.metadata import version
 
-    packages = ("pythia8mc", "fastjet", "numba", "uproot", "awkward")
-    return {"card": asdict(card), "digest": card.digest, "versions": {p: version(p) for p in packages}}
+    return {p: version(p) for p in ("pythia8mc", "fastjet", "numba", "uproot", "awkward")}
+
+
+def _provenance(card: Card) -> dict[str, Any]:
+    return {"card": asdict(card), "digest": card.digest, "versions": versions()}

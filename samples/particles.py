@@ -22,8 +22,8 @@ INVISIBLE = (12, 14, 16)
 NEUTRAL = (22, 111, 130, 310, 311, 2112, 3122, 3212, 3322)
 
 
-def generator(commands: Sequence[str], seed: int) -> Any:
-    """An initialised Pythia with this seed (1 .. 900,000,000)."""
+def generator(commands: Sequence[str], seed: int, hook: Any = None) -> Any:
+    """An initialised Pythia with this seed (1 .. 900,000,000) and, if given, a user hook."""
     try:
         import pythia8mc
     except ImportError:
@@ -32,6 +32,8 @@ def generator(commands: Sequence[str], seed: int) -> Any:
     for command in (*COMMON, f"Random:seed = {seed}", *commands):
         if not pythia.readString(command):
             raise ElsewhereError(f"Pythia does not know the command '{command}'")
+    if hook is not None and not pythia.setUserHooksPtr(hook):
+        raise ElsewhereError("Pythia did not take the early cut; use the versions of constraints.txt")
     if not pythia.init():
         raise ElsewhereError(f"Pythia did not initialise with {list(commands)}")
     return pythia
