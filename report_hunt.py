@@ -113,6 +113,24 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
     )  # fmt: skip
 
 
+def _limits_part(search: Search, variant: str) -> ReportPart:
+    rows = [
+        (
+            f"{one['window']['low']:g}-{one['window']['high']:g}", _percent(one["cut"]), round(one["observed"], 1),
+            round(one["expected"][2], 1), f"{one['expected'][1]:.1f} to {one['expected'][3]:.1f}",
+        )
+        for one in read_json(search.space.path("limits.json"))[variant]
+    ]  # fmt: skip
+    columns = ("window [GeV]", "cut", "observed", "expected", "68 % of background-only data")
+    return ReportPart(
+        "Limits",
+        "95 % CLs upper limits on the number of signal events in the window that pass the cut, delta_sys inside. They are limits on "
+        "events, not on a cross section: the efficiency of a classifier that learns from the data depends on the signal that is in "
+        "them. The likelihood of the best window is in the folder exports (pyhf, combine, HEPData, UHI).",
+        tables=[ReportTable(columns, rows, "Signal events.")],
+    )
+
+
 def _separation_part(found: dict[str, Any], label: str) -> ReportPart | None:
     if "roc" not in found:
         return None
@@ -240,7 +258,7 @@ def hunt_searches(search: Search, shared: Sequence[ReportPart]) -> list[ReportSe
             ))  # fmt: skip
             continue
         parts = [
-            _spectra_part(found, label), _scan_part(found, label),
+            _spectra_part(found, label), _scan_part(found, label), _limits_part(search, variant),
             _separation_part(found, label) if injected else None,
             _scores_part(search, found, data, variant, label),
             *(shared if variant == SEARCH else ()),

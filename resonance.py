@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from .config import HuntSection, SearchConfig
 from .errors import ConfigError, InputError
 from .events import Events, Window, identity_hash
 from .models.folds import CrossFit
-from .models.methods import build
+from .models.methods import build, method
 from .models.represented import Represented
 from .models.store import Stored, record_of, save
 from .stages import Progress, Search
@@ -98,11 +98,34 @@ def model_name(variant: str, window: Window) -> str:
     return f"{variant}_{window.centre:g}"
 
 
-def fit_window(events: Events, config: SearchConfig, window: Window, folder: Any, key: str) -> dict[str, Any]:
+def simulation(space: Workspace, config: SearchConfig) -> Events | None:
+    """The events of the datasets with role reference, for a reference that starts from simulation; None where it does not.
+
+    Raises `ConfigError` where it needs them and there are none.
+    """
+    if config.reference is None or "simulation" not in _fields(config.reference.method):
+        return None
+    names = [n for n, d in config.events.datasets.items() if d.role == "reference"]
+    if not names:
+        raise ConfigError(
+            f"reference.method: {config.reference.method} starts from simulation; add a dataset with role: reference"
+        )
+    return join([space.read_table(name) for name in names]).events
+
+
+def _fields(method_name: str) -> set[str]:
+    return {f.name for f in fields(method(method_name, "reference"))}
+
+
+def fit_window(
+    events: Events, simulated: Events | None, config: SearchConfig, window: Window, folder: Any, key: str
+) -> dict[str, Any]:
     """Fit one window's cross-fitted score and store it; returns its training record."""
     if config.reference is None:
         raise ValueError("a hunt has a reference")
     reference = build(config.reference.method, config.reference.settings, "reference")
+    if simulated is not None:
+        reference.simulation = simulated
     looking = build(config.representation.method, config.representation.settings, "representation")
     score = Represented(looking, build(config.score.method, config.score.settings, "score"))
     stream = np.random.SeedSequence([config.seed, round(window.centre)])
@@ -137,7 +160,11 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
     todo = [(v, w) for v, w in _todo(search, hunt, key) if len(samples[v])]
     total = sum(len(s) > 0 for s in samples.values()) * len(hunt.windows.windows())
     progress(total - len(todo), total)
-    jobs = [(samples[v], config, w, search.space.path("models", model_name(v, w)), key) for v, w in todo]
+    simulated = simulation(search.space, config)
+    jobs = [
+        (samples[v], simulated, config, w, search.space.path("models", model_name(v, w)), key)
+        for v, w in todo
+    ]
     for done, _ in enumerate(spread(jobs, config), start=total - len(todo) + 1):
         progress(done, total)
     names = [model_name(v, w) for v in variants(config) if len(samples[v]) for w in hunt.windows.windows()]
@@ -154,9 +181,10 @@ def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:
     with ray_session(config.run.ray, config.run.workers) as ray:
         stored: dict[int, Any] = {}
         for job in jobs:
-            stored.setdefault(id(job[0]), ray.put(job[0]))
+            for sample_of in job[:2]:
+                stored.setdefault(id(sample_of), ray.put(sample_of))
         task = ray.remote(num_cpus=1, max_retries=3)(fit_window)
-        waiting = [task.remote(stored[id(job[0])], *job[1:]) for job in jobs]
+        waiting = [task.remote(stored[id(job[0])], stored[id(job[1])], *job[2:]) for job in jobs]
         while waiting:
             finished, waiting = ray.wait(waiting)
             yield ray.get(finished[0])

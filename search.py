@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from . import hunting, resonance, trigger
+from . import hunting, resonance, statements, trigger
 from .config import SearchConfig, load_config
 from .errors import ConfigError
 from .events import FeatureSet
@@ -58,6 +58,9 @@ def stages(search: Search) -> list[Stage]:
             Stage("train", ("process",), resonance.train_inputs, resonance.train, "models"),
             score_stage(resonance.scorers),
             Stage("hunt", ("score",), hunting.hunt_inputs, lambda s, _k, p: hunting.run_hunt(s, p), "toys"),
+            Stage(
+                "limits", ("hunt",), lambda _s: None, lambda s, _k, p: statements.run_limits(s, p), "variants"
+            ),
         ]
     else:
         after = [Stage("train", ("process",), trigger.train_inputs, trigger.train, "epochs")]

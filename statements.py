@@ -1,0 +1,98 @@
+"""What a hunt hands over: limits in signal events window by window, and the likelihood for other people's programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .analysis.dijet import basis, fit_background, gradient_of
+from .analysis.likelihood import BinnedModel
+from .analysis.limits import n95
+from .analysis.report import plain
+from .config import HuntSection
+from .deploy.exports.statement import Scan, Statement
+from .deploy.exports.write import write_exports
+from .errors import FitError
+from .events import Window
+from .stages import Progress, Search
+from .workspace import read_json, write_json
+
+#: Share of a fit's variance that its smallest mode must have to be written down.
+NEGLIGIBLE = 1e-9
+
+
+def window_limit(row: dict[str, Any]) -> dict[str, Any] | None:
+    """95 % CLs limit on the signal events that pass a window's cut, with the bias inside; None where b is no estimate."""
+    scale = max(1.0 + row["delta"], 1e-3)
+    b = row["b"] * scale
+    error = float(np.hypot(row["b_error"] * scale, np.hypot(row["delta"], row["delta_error"]) * row["b"]))
+    if not b > 0:
+        return None
+    try:
+        found = n95(row["n"], b, error)
+    except FitError:
+        return None
+    return {
+        "window": row["window"],
+        "cut": row["cut"],
+        "observed": found.observed,
+        "expected": found.expected,
+    }
+
+
+def binned_model(best: dict[str, Any], edges: np.ndarray, section: HuntSection, mass: float) -> BinnedModel:
+    """The best window's spectrum as a likelihood: its masked fit with all correlations, delta_sys as one more mode, and a
+    Gaussian signal of one event at ``mass`` GeV."""
+    counts = np.array(best["counts"], dtype=np.float64)
+    window = Window(best["window"]["low"], best["window"]["high"])
+    inside = window.contains(0.5 * (edges[1:] + edges[:-1]))
+    model = basis(edges, best["order"], section.collision_energy)
+    fit = fit_background(counts, model, ~inside)
+    slope = gradient_of(model, fit.theta)[1]
+    value, vector = np.linalg.eigh(fit.covariance)
+    kept = value > NEGLIGIBLE * value.max()
+    modes = (slope @ (vector[:, kept] * np.sqrt(value[kept]))).T
+    # The bias is measured inside windows; the fit beside this one has it already.
+    scale = np.where(inside, max(1.0 + best["delta"], 1e-3), 1.0)
+    bias = np.where(inside, np.hypot(best["delta"], best["delta_error"]) * fit.expected, 0.0)
+    every = np.vstack([modes * scale, bias]) if bias.any() else modes * scale
+    signal = np.diff(stats.norm.cdf(edges, mass, section.signal_width * mass))
+    return BinnedModel(signal, fit.expected * scale, np.zeros(len(counts)), modes=every)
+
+
+def export(search: Search, variant: str, found: dict[str, Any], section: HuntSection) -> None:
+    """Write one variant's likelihood and scan into exports/VARIANT."""
+    best, edges = found["best"], np.array(found["edges"])
+    centre = 0.5 * (best["window"]["low"] + best["window"]["high"])
+    mass = found["peak"]["position"] if found["peak"] else centre
+    model = binned_model(best, edges, section, mass)
+    rows = [r for r in found["results"] if r["cut"] == best["cut"]]
+    overall = found["overall"]
+    scan = Scan(
+        np.array([0.5 * (r["window"]["low"] + r["window"]["high"]) for r in rows]),
+        np.array([r["p_local"] for r in rows]), overall["p"], overall["p_low"], overall["p_high"], overall["toys"],
+    )  # fmt: skip
+    title = f"{search.config.name}: {best['window']['low']:g}-{best['window']['high']:g} GeV at a cut of {best['cut']:g}, signal of one event"
+    statement = Statement.of(
+        variant, title, edges, np.array(best["counts"]), model, energy=section.collision_energy, scan=scan
+    )
+    write_exports(statement, search.space.path("exports", variant))
+
+
+def run_limits(search: Search, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    """Limits of every window and cut, and the exports of every variant with a result."""
+    section = search.config.hunt
+    if section is None:
+        raise ValueError("limits need a hunt")
+    out: dict[str, Any] = {}
+    hunts = read_json(search.space.path("hunt.json"))
+    for i, (variant, found) in enumerate(hunts.items()):
+        limits = [window_limit(row) for row in found["results"]]
+        out[variant] = [plain(one) for one in limits if one is not None]
+        if found["best"] is not None:
+            export(search, variant, found, section)
+        progress(i + 1, len(hunts))
+    write_json(search.space.path("limits.json"), out)
+    return ["limits.json"], {"limits": sum(map(len, out.values()))}
