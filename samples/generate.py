@@ -54,8 +54,8 @@ def chunk_path(folder: Path, card: Card, seed: int, chunk: int) -> Path:
     return folder / f"{card.name}-{card.digest[:12]}-{seed}-{chunk}.parquet"
 
 
-def make_chunk(name: str, seed: int, chunk: int, folder: str) -> tuple[int, int]:
-    """Make one chunk unless it is there; returns (chunk, events generated). Runs on a worker."""
+def make_chunk(name: str, seed: int, chunk: int, folder: str, size: int = CHUNK) -> tuple[int, int]:
+    """Make one chunk of ``size`` events unless it is there; returns (chunk, events generated). Runs on a worker."""
     card = load_card(name)
     path = chunk_path(Path(folder), card, seed, chunk)
     record = path.with_suffix(".json")
@@ -65,11 +65,11 @@ def make_chunk(name: str, seed: int, chunk: int, folder: str) -> tuple[int, int]
     if card.kind == "dijet":
         from .dijets import make_dijets
 
-        columns, generated = make_dijets(card, seed, chunk, CHUNK)
+        columns, generated = make_dijets(card, seed, chunk, size)
     else:
         from .level1 import make_crossings
 
-        columns, generated = make_crossings(card, seed, chunk, CHUNK, Path(folder))
+        columns, generated = make_crossings(card, seed, chunk, size, Path(folder))
     with atomic(path) as temporary:
         ak.to_parquet(ak.Array(columns), temporary, compression="zstd")
     write_json(record, {"generated": generated, "cpu_s": time.process_time() - started})
@@ -85,13 +85,13 @@ def spread(jobs: Sequence[Job], folder: Path, workers: int, client: Any) -> Iter
     if client is not None:
         from distributed import as_completed as dask_completed
 
-        futures = {client.submit(make_chunk, *job, str(folder), pure=False): job for job in jobs}
+        futures = {client.submit(make_chunk, *job, str(folder), CHUNK, pure=False): job for job in jobs}
         yield from ((futures[future], future.result()[1]) for future in dask_completed(list(futures)))
     elif workers == 1 or len(jobs) == 1:
-        yield from ((job, make_chunk(*job, str(folder))[1]) for job in jobs)
+        yield from ((job, make_chunk(*job, str(folder), CHUNK)[1]) for job in jobs)
     else:
         with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-            local = {pool.submit(make_chunk, *job, str(folder)): job for job in jobs}
+            local = {pool.submit(make_chunk, *job, str(folder), CHUNK): job for job in jobs}
             try:
                 for future in as_completed(local):
                     yield local[future], future.result()[1]

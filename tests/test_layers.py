@@ -20,6 +20,7 @@ TOP = {
     "report_hunt",
     "report_trigger",
     "demo",
+    "statements",
 }
 #: hall -> what else of the package it may import
 ALLOWED = {
