@@ -11,25 +11,37 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import ConfigError
 from .folds import CrossFit, Guarded
+from .papers import PAPERS
+from .references.cathode import Cathode
+from .references.curtains import Curtains
+from .references.feta import Feta
+from .references.flow_for_flow import CurtainsFlow
 from .references.known import KnownBackground
+from .references.outside import Outside
+from .references.salad import Salad
 from .references.sidebands import Sidebands
 from .representations.identity import Identity
 from .representations.mass_scaled import MassScaled
 from .represented import Represented
+from .scores.anode import Anode
 from .scores.autoencoder import Autoencoder
+from .scores.flow_density import FlowDensity
+from .scores.latent import LaCathode
+from .scores.network_ensemble import NetworkEnsemble
+from .scores.ranode import RAnode
 from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
 
 REPRESENTATIONS = (Identity, MassScaled)
-REFERENCES = (Sidebands, KnownBackground)
-SCORES = (WeakTrees, WeakNetwork, Autoencoder)
-WRAPPERS = (CrossFit, Guarded, Represented, Ensemble, Standardized)
+REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)
+SCORES = (WeakTrees, WeakNetwork, NetworkEnsemble, Autoencoder, FlowDensity, Anode, RAnode)
+WRAPPERS = (CrossFit, Guarded, Represented, Ensemble, Standardized, LaCathode)
 
 #: Methods a configuration may name, by factor. KnownBackground needs a sample handed in, so it is for Python only.
 NAMED: Mapping[str, tuple[type[Any], ...]] = {
     "representation": REPRESENTATIONS,
-    "reference": (Sidebands,),
+    "reference": tuple(r for r in REFERENCES if r is not KnownBackground),
     "score": SCORES,
 }
 
@@ -86,24 +98,11 @@ _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan
 for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES):
     _cls.__pydantic_config__ = _STRICT  # pyright: ignore[reportAttributeAccessIssue]
 
-#: BibTeX of every paper a method or tool of the package names.
-PAPERS: Mapping[str, str] = {
-    "1307.6346": """@article{deFavereau:2013fsa, author={de Favereau, J. and others}, title={{DELPHES 3, A modular framework for fast simulation of a generic collider experiment}}, journal={JHEP}, volume={02}, pages={057}, year={2014}, eprint={1307.6346}, archivePrefix={arXiv}}""",
-    "1603.00027": """@article{Dolen:2016kst, author={Dolen, James and Harris, Philip and Marzani, Simone and Rappoccio, Salvatore and Tran, Nhan}, title={{Thinking outside the ROCs: Designing Decorrelated Taggers (DDT) for jet substructure}}, journal={JHEP}, volume={05}, pages={156}, year={2016}, eprint={1603.00027}, archivePrefix={arXiv}}""",
-    "1708.02949": """@article{Metodiev:2017vrx, author={Metodiev, Eric M. and Nachman, Benjamin and Thaler, Jesse}, title={{Classification without labels: Learning from mixed samples in high energy physics}}, journal={JHEP}, volume={10}, pages={174}, year={2017}, eprint={1708.02949}, archivePrefix={arXiv}}""",
-    "1902.02634": """@article{Collins:2019jip, author={Collins, Jack H. and Howe, Kiel and Nachman, Benjamin}, title={{Extending the search for new resonances with machine learning}}, journal={Phys. Rev. D}, volume={99}, pages={014038}, year={2019}, eprint={1902.02634}, archivePrefix={arXiv}}""",
-    "2101.08320": """@article{Kasieczka:2021xcg, author={Kasieczka, Gregor and others}, title={{The LHC Olympics 2020: a community challenge for anomaly detection in high energy physics}}, journal={Rept. Prog. Phys.}, volume={84}, pages={124201}, year={2021}, eprint={2101.08320}, archivePrefix={arXiv}}""",
-    "2103.05579": """@article{Fahim:2021cic, author={Fahim, Farah and others}, title={{hls4ml: An Open-Source Codesign Workflow to Empower Scientific Low-Power Machine Learning Devices}}, year={2021}, eprint={2103.05579}, archivePrefix={arXiv}}""",
-    "2108.03986": """@article{Govorkova:2021utb, author={Govorkova, Ekaterina and others}, title={{Autoencoders on field-programmable gate arrays for real-time, unsupervised new physics detection at 40 MHz at the Large Hadron Collider}}, journal={Nature Mach. Intell.}, volume={4}, pages={154--161}, year={2022}, eprint={2108.03986}, archivePrefix={arXiv}}""",
-    "2109.00546": """@article{Hallin:2021wme, author={Hallin, Anna and Isaacson, Joshua and Kasieczka, Gregor and Krause, Claudius and Nachman, Benjamin and Quadfasel, Tobias and Schlaffer, Matthias and Shih, David and Sommerhalder, Manuel}, title={{Classifying anomalies through outer density estimation}}, journal={Phys. Rev. D}, volume={106}, pages={055006}, year={2022}, eprint={2109.00546}, archivePrefix={arXiv}}""",
-    "2309.13111": """@article{Finke:2023ltw, author={Finke, Thorben and Hein, Marie and Kasieczka, Gregor and Kr{\\"a}mer, Michael and M{\\"u}ck, Alexander and Prangchaikul, Parada and Quadfasel, Tobias and Shih, David and Sommerhalder, Manuel}, title={{Tree-based algorithms for weakly supervised anomaly detection}}, journal={Phys. Rev. D}, volume={109}, pages={034033}, year={2024}, eprint={2309.13111}, archivePrefix={arXiv}}""",
-}
-
 
 def citations(papers: Iterable[str]) -> str:
     """BibTeX of these arXiv ids, in order, each once; an id without an entry is a `ConfigError`."""
     unique = list(dict.fromkeys(papers))
     missing = [p for p in unique if p not in PAPERS]
     if missing:
-        raise ConfigError(f"no BibTeX for arXiv {', '.join(missing)}; add it to models/methods.py")
+        raise ConfigError(f"no BibTeX for arXiv {', '.join(missing)}; add it to models/papers.py")
     return "\n".join(PAPERS[p] for p in unique)

@@ -17,7 +17,12 @@ from elsewhere.models.folds import CrossFit, Guarded
 from elsewhere.models.methods import SCORES, WRAPPERS
 from elsewhere.models.representations.identity import Identity
 from elsewhere.models.represented import Represented
+from elsewhere.models.scores.anode import Anode
 from elsewhere.models.scores.autoencoder import Autoencoder
+from elsewhere.models.scores.flow_density import FlowDensity
+from elsewhere.models.scores.latent import LaCathode
+from elsewhere.models.scores.network_ensemble import NetworkEnsemble
+from elsewhere.models.scores.ranode import RAnode
 from elsewhere.models.scores.weak_network import WeakNetwork
 from elsewhere.models.scores.weak_trees import WeakTrees
 from elsewhere.models.store import load, save
@@ -36,10 +41,36 @@ def autoencoder(seed: int) -> Autoencoder:
     return Autoencoder(hidden=(16,), latent=2, epochs=15, batch=128, seed=seed, learning_rate=5e-3)
 
 
+FLOW: dict[str, Any] = {
+    "kind": "nsf",
+    "transforms": 2,
+    "hidden": (16,),
+    "epochs": 6,
+    "best": 2,
+    "batch": 256,
+    "learning_rate": 3e-3,
+}
+
+
 SUBJECTS: dict[str, Any] = {
     "WeakTrees": trees,
     "WeakNetwork": network,
     "Autoencoder": autoencoder,
+    "Anode": lambda seed: Anode(seed=seed, **FLOW),
+    "RAnode": lambda seed: RAnode(
+        seed=seed,
+        splits=1,
+        signal_transforms=2,
+        signal_hidden=(16,),
+        signal_epochs=20,
+        signal_learning_rate=5e-3,
+        **FLOW,
+    ),
+    "FlowDensity": lambda seed: FlowDensity(seed=seed, **FLOW),
+    "NetworkEnsemble": lambda seed: NetworkEnsemble(
+        members=2, epochs=20, best=2, batch=64, learning_rate=5e-3, seed=seed
+    ),
+    "LaCathode": lambda seed: LaCathode(trees(seed), seed=seed, **FLOW),
     "CrossFit": lambda seed: CrossFit(trees(seed), folds=3, seed=seed),
     "CrossFit of everything": lambda seed: CrossFit(Standardized(Ensemble(network(seed), n=2)), folds=2),
     "CrossFit of Guarded": lambda seed: CrossFit(Guarded(trees(seed)), folds=2),
@@ -54,6 +85,21 @@ SUBJECTS: dict[str, Any] = {
 def samples(toy: Any) -> tuple[Events, Events, Events]:
     """Reference, data with a fifth of signal, and events that nobody was trained on (the first half signal)."""
     return toy(1500, 1), toy(1500, 2, 0.2, first=10_000), toy(600, 3, 0.5, first=20_000)
+
+
+def within(toy: Any) -> Any:
+    """The toy with its signal nearer, inside the range of the background: a flow's density ends where the reference does."""
+
+    def make(n: int, seed: int, signal: float = 0.0, first: int = 0) -> Events:
+        events = toy(n, seed, signal, first)
+        events.x[: round(signal * n), :2] += np.array([-1.5, 1.5], np.float32)
+        return events
+
+    return make
+
+
+#: Methods that know nothing outside the range of their reference.
+BOUNDED = {"Anode", "RAnode", "FlowDensity", "LaCathode"}
 
 
 def auc(signal: np.ndarray, background: np.ndarray) -> float:
@@ -79,7 +125,8 @@ def broken_promises(make: Any, toy: Any) -> list[str]:
         out.append("no event sees another")
     if score.score(fresh.take(slice(0, 0))).shape != (0,):
         out.append("no events, no scores")
-    if not np.array_equal(score.score(replace(fresh, mass=fresh.mass[::-1])), values):
+    reads = getattr(score, "reads_mass", False)
+    if not reads and not np.array_equal(score.score(replace(fresh, mass=fresh.mass[::-1])), values):
         out.append("the mass is not read")
     if not np.array_equal(make(0).fit(reference, data).score(fresh), values):
         out.append("same seed, same score")
@@ -105,7 +152,7 @@ def test_an_empty_list_would_fail():
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_contract(name, toy):
     assert isinstance(SUBJECTS[name](0), Score)
-    assert broken_promises(SUBJECTS[name], toy) == []
+    assert broken_promises(SUBJECTS[name], within(toy) if name in BOUNDED else toy) == []
 
 
 @cache

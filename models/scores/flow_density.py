@@ -1,0 +1,86 @@
+"""A flow's density as an outlier score: what is rare given its mass is odd."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...events import Events, identity_hash
+from ..densities import check_density, check_known, fit_flow, flow_settings
+from ..networks.flows import ConditionalFlow, Kind
+
+
+@dataclass
+class FlowDensity:
+    """score = -ln p(x | m) of a flow learnt on ``reference`` (the flow of CATHODE, 2109.00546, as a density).
+
+    The condition on the mass decorrelates the score from it; ``conditional`` False learns p(x), for feature sets
+    without a mass. A density depends on its coordinates: ``preprocess`` "logit" and "standard" differ in how well
+    they are learnt, not in what is learnt; -ln p is always quoted in the units of x.
+
+    An event outside the flow's domain (logit only) has no density: it gets the lowest score there is, the smallest
+    one of the reference, which is also the floor of all others. ``dropped_`` of the flow counts them.
+    """
+
+    paper: ClassVar[str] = "2109.00546"
+    reads_mass: ClassVar[bool] = True
+
+    kind: Kind = "maf"
+    transforms: int = 0
+    hidden: tuple[int, ...] = ()
+    epochs: int = 100
+    batch: int = 256
+    learning_rate: float = 1e-4
+    validation: float = 0.2
+    best: int = 10
+    preprocess: Literal["logit", "standard"] = "logit"
+    conditional: bool = True
+    seed: int = 0
+    flow_: ConditionalFlow | None = field(default=None, repr=False, compare=False)
+    floor_: float = field(default=0.0, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        flow_settings(self)
+
+    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
+        """Learn from ``reference``; ``data`` is not looked at.
+
+        Raises `InputError` on what no density can be learnt from (a mass that is not finite: set conditional: false).
+        """
+        check_density(reference, "reference", self.conditional)
+        self.flow_ = fit_flow(reference, flow_settings(self), self.seed, conditional=self.conditional)
+        known = self.log_density(first(reference, self.seed))
+        self.floor_ = float(-known.max())
+        return self
+
+    def log_density(self, events: Events) -> NDArray[np.float64]:
+        """ln p(x | m), shape (n,), x in the units of the features; -inf outside the flow's domain."""
+        flow = check_known(events, self.flow_, "FlowDensity", self.conditional)
+        return flow.log_prob(events.x, events.mass if self.conditional else np.zeros(len(events)))
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """-ln p(x | m), shape (n,), not below that of the commonest event of the reference."""
+        found = -self.log_density(events)
+        return np.where(np.isfinite(found), np.maximum(found, self.floor_), self.floor_)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
+        """The flow and the floor."""
+        info: dict[str, Any] = {"floor": self.floor_, "flow": None}
+        if self.flow_ is None:
+            return info, {}, {}
+        flow, arrays, texts = self.flow_.state()
+        return info | {"flow": flow}, arrays, texts
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
+        """Take back what `state` gave."""
+        self.floor_ = float(info["floor"])
+        self.flow_ = None if info["flow"] is None else ConditionalFlow.restore(info["flow"], arrays, texts)
+        return self
+
+
+def first(events: Events, seed: int, n: int = 20_000) -> Events:
+    """The ``n`` events (or all) whose hash comes first: a sample that does not depend on the order of the rows."""
+    return events.take(np.argsort(identity_hash(events.identity, seed), kind="stable")[:n])

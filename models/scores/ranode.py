@@ -1,0 +1,166 @@
+"""The residual density: what the data in a window hold beside a frozen background (2312.11629)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, InputError
+from ...events import Events, identity_hash
+from ..densities import check_density, check_known, fit_flow, flow_settings, in_order
+from ..nesting import restore_under, state_under
+from ..networks.flows import ConditionalFlow, Kind
+from ..networks.residual import MassFrame, SignalDensity, SignalSettings
+
+#: ln p is cut off here on both sides, so that every score is finite.
+_LARGEST = 100.0
+
+
+@dataclass
+class RAnode:
+    """R-ANODE (2312.11629): p_data(x, m) = w p_S(x, m) + (1 - w) p_B(x | m) p(m), score = ln p_S(x | m) / p_B(x | m).
+
+    p_B is learnt from ``reference``, the events outside the window (`Outside`), with the flow of `FlowSettings`, and
+    then kept; p(m) is a histogram of ``mass_bins`` bins of the data's masses; p_S and w are learnt from ``data`` by
+    maximum likelihood, ``splits`` times with another part ``signal_validation`` put aside for choosing the best
+    epochs; p_S is the mean over all splits and best epochs. ``fractions`` empty: w = sigmoid(a) is learnt, from a start
+    drawn from U(0.001, 0.01) per split; one number keeps w there; of several the one of the highest validation
+    likelihood is taken, and ``scan_`` holds the mean ln likelihood per event of each. ``fraction_`` is the result: the
+    mean of the learnt ones, or the chosen one. A point value of w is no evidence: compare ``scan_`` with w -> 0.
+
+    Against the paper: p_S(x, m) = p_S(x | m) p_S(m) with a spline flow each, so that ln p_S(m) need not be estimated;
+    orders of the features reversed instead of permuted at random; no batch normalisation, no dropout, no weight decay
+    (the best epochs guard against overtraining); a learns ten times faster than the weights. Masses beyond the window
+    count as its edge. An event outside the domain of p_B gets the lowest score, -100.
+    """
+
+    paper: ClassVar[str] = "2312.11629"
+    reads_mass: ClassVar[bool] = True
+
+    kind: Kind = "maf"
+    transforms: int = 0
+    hidden: tuple[int, ...] = ()
+    epochs: int = 100
+    batch: int = 256
+    learning_rate: float = 1e-4
+    validation: float = 0.2
+    best: int = 10
+    signal_kind: Literal["maf", "nsf"] = "nsf"
+    signal_transforms: int = 6
+    signal_hidden: tuple[int, ...] = (64, 64)
+    signal_epochs: int = 300
+    signal_learning_rate: float = 3e-4
+    signal_validation: float = 0.2
+    splits: int = 20
+    mass_bins: int = 49
+    fractions: tuple[float, ...] = ()
+    seed: int = 0
+    background_: ConditionalFlow | None = field(default=None, repr=False, compare=False)
+    signal_: SignalDensity | None = field(default=None, repr=False, compare=False)
+    fraction_: float = field(default=0.0, repr=False, compare=False)
+    scan_: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        flow_settings(self)
+        if any(not 0 < w < 1 for w in self.fractions):
+            raise ConfigError(f"fractions: found {self.fractions}, expected numbers between 0 and 1")
+        if self.splits < 1 or self.mass_bins < 1 or self.signal_transforms < 1 or self.signal_epochs < 1:
+            raise ConfigError("splits, mass_bins, signal_transforms and signal_epochs must be at least 1")
+        if not 0 < self.signal_validation < 1 or not self.signal_learning_rate > 0:
+            raise ConfigError(
+                f"found signal_validation {self.signal_validation}, signal_learning_rate {self.signal_learning_rate}; "
+                "expected a fraction between 0 and 1, and a number above 0"
+            )
+
+    def fit(self, reference: Events, data: Events) -> Self:
+        """Learn p_B, then p_S and w; raises `InputError` on what no density can be learnt from."""
+        check_density(reference, "reference")
+        check_density(data, "data")
+        self.background_ = fit_flow(reference, flow_settings(self), self.seed)
+        domain = self.background_.domain_
+        data = in_order(data, self.seed)
+        data = data.take(domain.inside(data.x))
+        if len(data) < 2 or np.ptp(data.mass) == 0:
+            raise InputError(
+                "data: too few events with different masses inside the domain of the background density"
+            )
+        frame = MassFrame.fit(data.mass, data.weight, self.mass_bins)
+        known = self.background_.log_prob(data.x, data.mass) - domain.log_jacobian(data.x)
+        known = known + frame.log_density(data.mass)  # ln p_B(v, u) in the coordinates p_S is learnt in
+        tables = domain.forward(data.x), known
+        tried = {w: self._signal(data, frame, *tables, w) for w in self.fractions or (None,)}
+        self.scan_ = {w: found.likelihood for w, found in tried.items() if w is not None}
+        chosen = max(tried, key=lambda w: tried[w].likelihood)
+        self.signal_, self.fraction_ = tried[chosen], tried[chosen].fraction
+        return self
+
+    def _signal(
+        self,
+        data: Events,
+        frame: MassFrame,
+        v: NDArray[np.float64],
+        known: NDArray[np.float64],
+        fraction: float | None,
+    ) -> SignalDensity:
+        """p_S (and w, where ``fraction`` is None) of the data, with ``splits`` different validation parts."""
+        settings = SignalSettings(
+            self.signal_kind,
+            self.signal_transforms,
+            self.signal_hidden,
+            self.signal_epochs,
+            self.batch,
+            self.signal_learning_rate,
+            self.best,
+        )
+        density = SignalDensity(settings, frame, v.shape[1], self.seed)
+        for split in range(self.splits):
+            seed = int(np.random.SeedSequence([self.seed, split]).generate_state(1)[0])
+            held = identity_hash(data.identity, seed) / 2.0**64 < self.signal_validation
+            density.learn(v, data.mass, data.weight, known, held, fraction, seed)
+        return density
+
+    def log_ratio(self, events: Events) -> NDArray[np.float64]:
+        """ln p_S(x | m) / p_B(x | m), shape (n,), not cut off; -inf outside the domain of p_B."""
+        background = check_known(events, self.background_, "RAnode")
+        if self.signal_ is None:
+            raise InputError("this RAnode has not been fitted")
+        domain = background.domain_
+        inside = domain.inside(events.x)
+        out = np.full(len(events), -np.inf)
+        x, mass = events.x[inside], self.signal_.frame.within(events.mass[inside])
+        signal = self.signal_.log_prob(domain.forward(x), mass)
+        out[inside] = signal + domain.log_jacobian(x) - background.log_prob(x, mass)
+        return out
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """The log ratio within +- 100, shape (n,)."""
+        return np.clip(self.log_ratio(events), -_LARGEST, _LARGEST)
+
+    def sample_signal(
+        self, n: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """x (n, d) and mass (n,) [GeV] drawn from p_S: what the data hold beside the background. Plot it."""
+        if self.background_ is None or self.signal_ is None:
+            raise InputError("this RAnode has not been fitted")
+        v, mass = self.signal_.sample(n, rng)
+        return self.background_.domain_.inverse(v), mass
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
+        """Both densities, the fraction and its scan."""
+        info: dict[str, Any] = {"fraction": self.fraction_, "scan": list(map(list, self.scan_.items()))}
+        if self.background_ is None or self.signal_ is None:
+            return info | {"densities": None}, {}, {}
+        b, s = state_under("background", self.background_), state_under("signal", self.signal_)
+        return info | {"densities": [b[0], s[0]]}, b[1] | s[1], b[2] | s[2]
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
+        """Take back what `state` gave."""
+        self.fraction_, self.scan_ = float(info["fraction"]), {float(w): float(v) for w, v in info["scan"]}
+        if info["densities"] is not None:
+            background, signal = info["densities"]
+            self.background_ = restore_under("background", ConditionalFlow, background, arrays, texts)
+            self.signal_ = restore_under("signal", SignalDensity, signal, arrays, texts)
+        return self
