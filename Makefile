@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check faults bench-demo bench-streaming benchmarks samples clean
+.PHONY: help setup demo test lint types check faults bench-demo bench-streaming bench-resonant benchmarks samples clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,7 +49,15 @@ bench-streaming: $(VENV)/.dev ## the acceptance figures of streaming -> benchmar
 	$(BIN)/python benchmarks/faults/exactly_once.py
 	$(BIN)/python benchmarks/streaming.py
 
-benchmarks: bench-demo faults bench-streaming ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
+bench-resonant: $(VENV)/.dev ## the figures of the resonant search -> benchmarks/results/ (many hours; makes its events first; goes on where it was)
+	$(BIN)/python benchmarks/physics/statement.py
+	$(BIN)/python benchmarks/speed/fits.py
+	$(BIN)/python benchmarks/speed/bumphunter.py
+	$(BIN)/python benchmarks/speed/batched_scan.py
+	$(BIN)/python benchmarks/physics/sample_check.py half
+	$(BIN)/python benchmarks/resonant/run.py
+
+benchmarks: bench-demo faults bench-streaming bench-resonant ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
 	$(BIN)/python benchmarks/spread.py
 	$(BIN)/python benchmarks/speed/firmware.py
 

@@ -180,13 +180,13 @@ def citations_of(search: Search) -> str:
 
 def method_rows() -> list[tuple[str, str, str, str]]:
     """(factor, method, arXiv id, settings) of every method."""
-    from .models.methods import REFERENCES, REPRESENTATIONS, SCORES, settings_of
+    from .models.methods import PRIORS, REFERENCES, REPRESENTATIONS, SCORES, settings_of
 
     rows = []
     for factor, known in (
         ("representation", REPRESENTATIONS),
         ("reference", REFERENCES),
-        ("score", SCORES),
+        ("score", (*SCORES, *PRIORS)),
     ):
         for one in known:
             rows.append((factor, one.__name__, one.paper, ", ".join(settings_of(one))))

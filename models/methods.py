@@ -20,6 +20,7 @@ from .references.known import KnownBackground
 from .references.outside import Outside
 from .references.salad import Salad
 from .references.sidebands import Sidebands
+from .representations.flow_latent import FlowLatent
 from .representations.identity import Identity
 from .representations.mass_scaled import MassScaled
 from .represented import Represented
@@ -27,15 +28,21 @@ from .scores.anode import Anode
 from .scores.autoencoder import Autoencoder
 from .scores.flow_density import FlowDensity
 from .scores.latent import LaCathode
+from .scores.mixture_density import MixtureDensity
 from .scores.network_ensemble import NetworkEnsemble
+from .scores.paws import Gbi, Paws
+from .scores.quak import Quak
 from .scores.ranode import RAnode
+from .scores.tag_n_train import TagNTrain
 from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
 
-REPRESENTATIONS = (Identity, MassScaled)
+REPRESENTATIONS = (Identity, MassScaled, FlowLatent)
 REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)
-SCORES = (WeakTrees, WeakNetwork, NetworkEnsemble, Autoencoder, FlowDensity, Anode, RAnode)
+SCORES = (WeakTrees, WeakNetwork, NetworkEnsemble, Autoencoder, FlowDensity, MixtureDensity, Anode, RAnode)
+#: Scores that need what a configuration cannot name, signal simulation or two objects per event: for Python.
+PRIORS = (Paws, Gbi, Quak, TagNTrain)
 WRAPPERS = (CrossFit, Guarded, Represented, Ensemble, Standardized, LaCathode)
 
 #: Methods a configuration may name, by factor. KnownBackground needs a sample handed in, so it is for Python only.

@@ -105,8 +105,8 @@ class NestedFit:
         """
         if self.folds < 3 or self.starts < 1 or not 0 < self.efficiency < 1:
             raise ConfigError(
-                f"found folds {self.folds}, starts {self.starts}, efficiency {self.efficiency}; expected folds >= 3 (one "
-                "to score, one to choose, the others to train), starts >= 1, efficiency between 0 and 1"
+                f"found folds {self.folds}, starts {self.starts}, efficiency {self.efficiency}; expected folds >= 3 "
+                "(one to score, one to choose, the others to train), starts >= 1, efficiency between 0 and 1"
             )
         if self.starts > 1 and not hasattr(self.inner, "seed"):
             raise InputError(

@@ -87,7 +87,7 @@ def spread(jobs: Sequence[Job], folder: Path, workers: int, client: Any) -> Iter
 
         futures = {client.submit(make_chunk, *job, str(folder), CHUNK, pure=False): job for job in jobs}
         yield from ((futures[future], future.result()[1]) for future in dask_completed(list(futures)))
-    elif workers == 1 or len(jobs) == 1:
+    elif workers == 1 or len(jobs) <= 1:
         yield from ((job, make_chunk(*job, str(folder), CHUNK)[1]) for job in jobs)
     else:
         with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:

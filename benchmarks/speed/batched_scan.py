@@ -2,13 +2,14 @@
 
     python benchmarks/speed/batched_scan.py [--quick]
 
-100,000 events with four features and a falling mass spectrum, 9 windows with sidebands of half a window's width, 5 folds, 10
-members: 450 networks 4-64-64-64-1 of 100 epochs, batches of 128 (the classifier of CATHODE). Both ways get the same training and
-validation events, weights, first weights and order of batches; the validation losses after the first epoch are compared, so it
-is the same training that is timed (they differ by rounding, now and then by a unit that rounding has switched on). One after another is `models.training.train`, as `WeakNetwork` calls it: its time is
-measured on some of the members, spread over all windows, and scaled by the number of batches (`--all`: on every one). The ways take
-turns, piece by piece, so that a change of the machine's load hits both; batched work is also given in CPU time, which
-a busy machine changes less. --quick: 3 epochs and 2 members.
+100,000 events with four features and a falling mass spectrum, 9 windows with sidebands of half a window's width, 5
+folds, 10 members: 450 networks 4-64-64-64-1 of 100 epochs, batches of 128 (the classifier of CATHODE). Both ways get
+the same training and validation events, weights, first weights and order of batches; the validation losses after the
+first epoch are compared, so it is the same training that is timed (they differ by rounding, now and then by a unit
+that rounding has switched on). One after another is `models.training.train`, as `WeakNetwork` calls it: its time is
+measured on some of the members, spread over all windows, and scaled by the number of batches (`--all`: on every one).
+The ways take turns, piece by piece, so that a change of the machine's load hits both; batched work is also given in
+CPU time, which a busy machine changes less. --quick: 3 epochs and 2 members.
 """
 
 import sys

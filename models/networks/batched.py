@@ -24,6 +24,7 @@ from .stacked import (
     LANES,
     BatchSettings,
     Floats,
+    Scratch,
     adam,
     backward,
     cross_entropies,
@@ -143,6 +144,7 @@ class _Group:
         self.value = torch.from_numpy(np.stack([first_weights(m.seed, settings) for m in members])).clone()
         self.gradient, self.first, self.second = (torch.zeros_like(self.value) for _ in range(3))
         self.steps = np.zeros(len(members), np.int64)
+        self.scratch, self.scratch_held = Scratch(), Scratch()
 
     def run(self) -> list[Trained]:
         """All epochs."""
@@ -151,11 +153,11 @@ class _Group:
             losses = self._epoch(epoch, active)
             for place, i in enumerate(active):
                 state = self.value[place].numpy().copy()
-                held = self.held[i].loss(state)
+                held = self.held[i].loss(state, self.scratch_held)
                 if not (np.isfinite(losses[place]) and np.isfinite(held)):
                     raise FitError(
-                        f"the loss of member {self.names[i]} is {losses[place]} in training and {held} in validation in "
-                        f"epoch {epoch + 1}; lower learning_rate or check the inputs"
+                        f"the loss of member {self.names[i]} is {losses[place]} in training and {held} in validation "
+                        f"in epoch {epoch + 1}; lower learning_rate or check the inputs"
                     )
                 self.histories[i].add(losses[place], held, state, self.settings.best)
             active = self._drop_stopped(active)
@@ -174,7 +176,7 @@ class _Group:
         return [active[k] for k in stay]
 
     def _laid_out(self, epoch: int, active: list[int]) -> tuple[Any, Any, Any, NDArray[np.float64]]:
-        """This epoch's x (steps, members, batch, d), y and weight / norm (steps, members, 1, batch), norm (steps, members).
+        """x (steps, members, batch, d), y and weight / norm (steps, members, 1, batch), norm (steps, members).
 
         Rows that fill up a last batch have weight zero.
         """
@@ -208,12 +210,12 @@ class _Group:
         counts = np.array([-(-len(self.labels[i]) // self.settings.batch) for i in active])
         whole = views(self.value, self.settings), views(self.gradient, self.settings)
         total = np.zeros(len(active))
-        here, slopes, last = *whole, len(active)
+        here, slopes, last, scratch = *whole, len(active), self.scratch
         for step in range(len(x)):
             n = int((counts > step).sum())
             if n < last:
                 here, slopes, last = *([(w[:n], b[:n]) for w, b in v] for v in whole), n
-            loss = backward(here, slopes, x[step, :n].transpose(1, 2), y[step, :n], weight[step, :n])
+            loss = backward(here, slopes, x[step, :n].transpose(1, 2), y[step, :n], weight[step, :n], scratch)
             total[:n] += loss.numpy() * norm[step, :n]
             adam(
                 self.value[:n].numpy(),
@@ -228,7 +230,7 @@ class _Group:
 
 
 class _Held:
-    """A member's validation sample in pieces of `COLUMNS` events: x (pieces, d, COLUMNS), y and weight (pieces, COLUMNS)."""
+    """Validation events in pieces of `COLUMNS`: x (pieces, d, COLUMNS), y and weight (pieces, COLUMNS)."""
 
     def __init__(self, member: Member, settings: BatchSettings) -> None:
         import torch
@@ -245,13 +247,13 @@ class _Held:
             self.y[k, :n] = torch.from_numpy(np.asarray(member.y[rows[part]], np.float32))
             self.weight[k, :n] = torch.from_numpy(np.asarray(member.held_weight[part], np.float64))
 
-    def loss(self, state: Floats) -> float:
+    def loss(self, state: Floats, scratch: Scratch) -> float:
         """Weighted mean cross entropy of the network with these parameters."""
         import torch
 
         layers = views(torch.from_numpy(state[None]).clone(), self.settings)
         total = 0.0
         for x, y, weight in zip(self.x, self.y, self.weight, strict=True):
-            logit = forward(layers, x[None])[-1][0, 0]
+            logit = forward(layers, x[None], scratch)[-1][0, 0]
             total += float((cross_entropies(logit, y).double() * weight).sum())
         return total / float(self.weight.sum())

@@ -1,4 +1,4 @@
-"""A classifier f(x; theta) of a simulated signal grid against background: the likelihood ratio as a function of theta."""
+"""A classifier f(x; theta) of a simulated signal grid against background: the likelihood ratio for every theta."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROWS = 16_384
 
 @dataclass(frozen=True)
 class PriorGrid:
-    """A simulated signal on a grid: ``signal`` events, the parameters ``theta`` (n, p) each was made with, ``background``.
+    """A signal grid: simulated ``signal`` events, the ``theta`` (n, p) each was made with, and ``background``.
 
     Theta may have any unit. Background None: the method takes its reference's events. The events must be others than
     those of the search: no event is used twice.

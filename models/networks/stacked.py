@@ -22,10 +22,11 @@ _CACHE = 1 << 21
 #: Columns that a network is evaluated on at once; always padded to that, so that an event's output depends on it alone.
 COLUMNS = 1024
 #: Matrices start, and their rows end, at multiples of so many numbers (64 bytes, the widest vector register): a product
-#: may add in another order where the memory lies otherwise, and no member's place in its group may be seen in its result.
+#: may add in another order where the memory lies otherwise, and no member's place in its group may be seen in its
+#: result.
 _ALIGN = 16
-#: Batches are filled up to a multiple of this: torch computes exp and log in steps of 32 numbers and what remains one by
-#: one, with another last bit.
+#: Batches are filled up to a multiple of this: torch computes exp and log in steps of 32 numbers and what remains one
+#: by one, with another last bit.
 LANES = 32
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -118,7 +119,7 @@ def first_weights(seed: int, settings: BatchSettings) -> Floats:
 
 
 def views(stack: Any, settings: BatchSettings) -> list[tuple[Any, Any]]:
-    """Weights (members, out, in) and biases (members, out, 1) of each layer, as views into ``stack`` (members, parameters)."""
+    """Weights (members, out, in) and biases (members, out, 1) per layer, views into ``stack`` (members, parameters)."""
     out = []
     for k, (o, i) in enumerate(settings.layers):
         w, b = settings.offsets[2 * k], settings.offsets[2 * k + 1]
@@ -133,19 +134,44 @@ def cross_entropies(logit: Any, y: Any) -> Any:
     return softplus(logit) - y * logit
 
 
-def forward(layers: Sequence[tuple[Any, Any]], x: Any) -> list[Any]:
-    """Outputs of all layers, (members, width, n) each, for inputs x (members, d, n); the last are the logits."""
+class Scratch:
+    """Memory for the outputs of layers, used again in every step instead of asking the system for it anew."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Any] = {}
+
+    def of(self, name: tuple[str, int], shape: tuple[int, int, int]) -> Any:
+        """A tensor of this shape, the same memory for the same name; its numbers are whatever is there."""
+        import torch
+
+        kept = self._kept.get(name)
+        if kept is None or kept.shape[0] < shape[0] or kept.shape[1:] != shape[1:]:
+            kept = self._kept[name] = torch.empty(shape)
+        return kept[: shape[0]]
+
+
+def forward(layers: Sequence[tuple[Any, Any]], x: Any, scratch: Scratch) -> list[Any]:
+    """Outputs of all layers, (members, width, n) each, for inputs x (members, d, n); the last are the logits.
+
+    They lie in ``scratch``: the next call with it writes over them.
+    """
     import torch
 
     out = [x]
     for k, (weight, bias) in enumerate(layers):
-        after = torch.baddbmm(bias, weight, out[-1].expand(len(weight), -1, -1))
+        after = scratch.of(("out", k), (len(weight), weight.shape[1], x.shape[2]))
+        torch.baddbmm(bias, weight, out[-1].expand(len(weight), -1, -1), out=after)
         out.append(after.relu_() if k < len(layers) - 1 else after)
     return out
 
 
 def backward(
-    layers: Sequence[tuple[Any, Any]], slopes: Sequence[tuple[Any, Any]], x: Any, y: Any, weight: Any
+    layers: Sequence[tuple[Any, Any]],
+    slopes: Sequence[tuple[Any, Any]],
+    x: Any,
+    y: Any,
+    weight: Any,
+    scratch: Scratch,
 ) -> Any:
     """Write the gradient of sum(weight * cross entropy) into ``slopes``; that sum per member, (members,).
 
@@ -154,17 +180,19 @@ def backward(
     """
     import torch
 
-    outputs = forward(layers, x)
+    outputs = forward(layers, x, scratch)
     logit = outputs[-1]
     delta = (torch.sigmoid(logit) - y).mul_(weight)
     loss = (cross_entropies(logit, y) * weight).sum(dim=(1, 2))
     for k in range(len(layers) - 1, -1, -1):
-        torch.bmm(delta, outputs[k].transpose(1, 2), out=slopes[k][0])
+        # Straight into a view with gaps torch would multiply one member after the other.
+        product = scratch.of(("slope", k), tuple(slopes[k][0].shape))
+        slopes[k][0].copy_(torch.bmm(delta, outputs[k].transpose(1, 2), out=product))
         torch.sum(delta, dim=2, keepdim=True, out=slopes[k][1])
         if k:
             back = layers[k][0].transpose(1, 2)
-            # the last layer's is an outer product; `out`, because torch may else lay the result out the other way
-            after = torch.empty_like(outputs[k])
+            after = scratch.of(("delta", k), tuple(outputs[k].shape))
+            # the last layer's is an outer product
             delta = (torch.mul if back.shape[2] == 1 else torch.bmm)(back, delta, out=after)
             torch.ops.aten.threshold_backward.grad_input(delta, outputs[k], 0, grad_input=delta)
     return loss
@@ -178,11 +206,11 @@ def evaluate_stack(states: Floats, settings: BatchSettings, x: Floats) -> Floats
     with one_thread(), torch.inference_mode():
         layers = views(torch.from_numpy(np.asarray(states, np.float32)).clone(), settings)
         tensor = torch.zeros(1, settings.sizes[0], COLUMNS)
-        columns = tensor.numpy()
+        columns, scratch = tensor.numpy(), Scratch()
         for start in range(0, len(x), COLUMNS):
             rows = x[start : start + COLUMNS]
             columns[0, :, : len(rows)], columns[0, :, len(rows) :] = rows.T, 0.0
-            logit = forward(layers, tensor)[-1]
+            logit = forward(layers, tensor, scratch)[-1]
             out[:, start : start + len(rows)] = logit[:, 0, : len(rows)].numpy()
     return out
 

@@ -1,4 +1,4 @@
-"""An ensemble of weak network classifiers that are trained together (2109.00546), and the scan that trains all of its."""
+"""An ensemble of weak network classifiers that are trained together (2109.00546), alone or all those of a scan."""
 
 from __future__ import annotations
 

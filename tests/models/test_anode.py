@@ -171,6 +171,17 @@ def test_ranode_averages_over_splits():
     assert not np.allclose(each[0], each[1], rtol=1e-3)
 
 
+def test_the_signal_density_in_ranodes_ratio_integrates_to_one():
+    model = quick(RAnode)
+    low, high = model.background_.domain_.low, model.background_.domain_.high
+    x, y = np.meshgrid(*(np.linspace(lo, up, 202)[1:-1] for lo, up in zip(low, high, strict=True)))
+    points = np.column_stack([x.ravel(), y.ravel()]).astype(np.float32)
+    events = replace(inside(len(points), 4), x=points, mass=np.full(len(points), 3500.0))
+    known = model.background_.log_prob(events.x, events.mass)
+    total = np.exp(model.log_ratio(events) + known).sum() * np.prod((high - low) / 201)
+    assert total == pytest.approx(1, abs=0.02)
+
+
 def test_mass_frame():
     m = 3300 + 400 * np.random.default_rng(0).power(2, 50_000)
     frame = MassFrame.fit(m, np.ones(50_000), 49)

@@ -14,19 +14,26 @@ import pytest
 from elsewhere.events import Events, fold_of
 from elsewhere.models.base import Score, Storable
 from elsewhere.models.folds import CrossFit, Guarded
-from elsewhere.models.methods import SCORES, WRAPPERS
+from elsewhere.models.methods import PRIORS, SCORES, WRAPPERS
+from elsewhere.models.networks.ratio import PriorGrid
 from elsewhere.models.representations.identity import Identity
 from elsewhere.models.represented import Represented
 from elsewhere.models.scores.anode import Anode
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.scores.flow_density import FlowDensity
 from elsewhere.models.scores.latent import LaCathode
+from elsewhere.models.scores.mixture_density import MixtureDensity
 from elsewhere.models.scores.network_ensemble import NetworkEnsemble
+from elsewhere.models.scores.paws import Gbi, Paws
+from elsewhere.models.scores.quak import Quak
 from elsewhere.models.scores.ranode import RAnode
+from elsewhere.models.scores.tag_n_train import TagNTrain
 from elsewhere.models.scores.weak_network import WeakNetwork
 from elsewhere.models.scores.weak_trees import WeakTrees
 from elsewhere.models.store import load, save
 from elsewhere.models.wrappers import Ensemble, Standardized
+
+from .conftest import make
 
 
 def trees(seed: int) -> WeakTrees:
@@ -52,6 +59,24 @@ FLOW: dict[str, Any] = {
 }
 
 
+def grid() -> PriorGrid:
+    """Signals one to three widths away, by how far."""
+    events = make(3000, 31, first=50_000)
+    far = np.repeat([0.3, 0.6, 1.0], 1000)
+    events.x[:, :2] += (far[:, None] * [3.0, -3.0]).astype(np.float32)
+    return PriorGrid(events, far[:, None], make(3000, 32, first=60_000))
+
+
+PRIOR: dict[str, Any] = {
+    "hidden": (16, 16),
+    "epochs": 10,
+    "learning_rate": 5e-3,
+    "batch": 256,
+    "starts": 1,
+    "fit_epochs": 20,
+}
+
+
 SUBJECTS: dict[str, Any] = {
     "WeakTrees": trees,
     "WeakNetwork": network,
@@ -70,7 +95,16 @@ SUBJECTS: dict[str, Any] = {
     "NetworkEnsemble": lambda seed: NetworkEnsemble(
         members=2, epochs=20, best=2, batch=64, learning_rate=5e-3, seed=seed
     ),
+    "MixtureDensity": lambda seed: MixtureDensity(components=3, starts=1, seed=seed),
     "LaCathode": lambda seed: LaCathode(trees(seed), seed=seed, **FLOW),
+    "Paws": lambda seed: Paws(grids=(grid(),), seed=seed, **PRIOR),
+    "Gbi": lambda seed: Gbi(grids=(grid(),), seed=seed, **PRIOR),
+    "Quak": lambda seed: Quak(
+        priors=(grid().signal,), density=MixtureDensity(components=2, starts=1, seed=seed), seed=seed
+    ),
+    "TagNTrain": lambda seed: TagNTrain(
+        objects=("0", "1"), tagger=autoencoder(seed), classifier=trees(seed), rich=0.3, seed=seed
+    ),
     "CrossFit": lambda seed: CrossFit(trees(seed), folds=3, seed=seed),
     "CrossFit of everything": lambda seed: CrossFit(Standardized(Ensemble(network(seed), n=2)), folds=2),
     "CrossFit of Guarded": lambda seed: CrossFit(Guarded(trees(seed)), folds=2),
@@ -139,14 +173,14 @@ def broken_promises(make: Any, toy: Any) -> list[str]:
 
 
 def test_the_list_covers_every_score_and_wrapper():
-    methods = {*SCORES, *WRAPPERS}
+    methods = {*SCORES, *PRIORS, *WRAPPERS}
     assert len(methods) >= 8
     assert {type(make(0)) for make in SUBJECTS.values()} == methods
 
 
 def test_an_empty_list_would_fail():
     with pytest.raises(AssertionError):
-        assert {type(make(0)) for make in {}.values()} == {*SCORES, *WRAPPERS}
+        assert {type(make(0)) for make in {}.values()} == {*SCORES, *PRIORS, *WRAPPERS}
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

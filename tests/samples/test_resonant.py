@@ -205,7 +205,7 @@ def test_a_set_goes_on_where_it_was(tiny, few, tmp_path, monkeypatch):
     whole = make_set("tiny", 1, folder=folder, cache=cache, progress=lambda *a: seen.append(a))
     assert (whole.complete, seen) == (True, [(12, 12)])
     whole.paths("test")[0].write_bytes(b"damaged")
-    assert make_set("tiny", 1, folder=folder, cache=cache).parts["test"].intact(folder)
+    assert make_set("tiny", 1, workers=2, folder=folder, cache=cache).parts["test"].intact(folder)
 
 
 @pytest.mark.parametrize("name", set_names())

@@ -1,0 +1,317 @@
+"""A simulated signal grid as prior: PAWS (2405.08889) and generator-based inference (2506.00119)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, InputError
+from ...events import Events, identity_hash
+from ..nesting import Stateful
+from ..networks.ratio import RatioNetwork
+from .prior_fit import PriorPlan
+from .prior_problem import (
+    PriorProblem,
+    PriorResult,
+    as_dict,
+    checked_grids,
+    common_points,
+    fitted_llr,
+    interval_of,
+    networks_from,
+    networks_state,
+    pretrained,
+    sorted_samples,
+)
+from .weak_trees import check_probability, check_scored
+
+
+def weak_output(ratio: Any, r: Any) -> Any:
+    """The optimal output of data against reference: LLR / (LLR + r), r = weight of the reference / of the data."""
+    return ratio / (ratio + r)
+
+
+def negative_log(ratio: Any, mu: Any, is_data: Any) -> Any:  # noqa: ARG001
+    """-ln LLR per event: the unbinned likelihood of 2506.00119."""
+    return -ratio.clamp(min=1e-300).log()
+
+
+@dataclass
+class Paws:
+    """Weak supervision with few parameters: theta, mu, and alpha with two topologies (2405.08889).
+
+    ``grids`` (one, or two topologies with the same parameters) hold simulated signals and background. First f(x; theta)
+    is trained on each grid, see `networks.ratio.train_ratio`; `pretrain` does it ahead, for the folds of a `CrossFit`
+    to share. Then data against reference fix theta, mu = S / (S + B) and alpha by the cross entropy of LLR / (LLR + r),
+    LLR = 1 + mu (Lambda(x, theta) - 1): Adam from random starts and, beyond the paper, from the lowest point of the
+    landscape over the grid; the end of lowest validation loss wins, unless its mirror image in two parameters is
+    better. Beyond the paper too, Lambda is scaled to E_B[Lambda] = 1 on the reference (``normalise``).
+
+    ``denominator``: what the reference's weight W_R is. "weights": r = W_R / W_D as it is; "balanced": the reference
+    is scaled to W_R = W_D, r = 1; "1 - mu": the reference is as large as the background part of the data, the published
+    formula. A wrong choice biases mu. Score: LLR / (LLR + r), in (0, 1).
+
+    Learnt: ``best_`` {theta, mu, alpha, loss, kappa}, ``ends_`` of all starts, ``landscape_`` (points, p + 3): theta,
+    the loss minimised over mu and alpha, mu, alpha; ``profile_`` (k, 2): mu and 2 (NLL - min NLL) of all data,
+    minimised over the grid's theta and the fitted one. The fitted mu is never below 0: quote `interval` and `z`, not
+    "mu > 0".
+    """
+
+    paper: ClassVar[str] = "2405.08889"
+
+    grids: Any = field(default=(), repr=False, compare=False)  # of PriorGrid
+    hidden: tuple[int, ...] = (256, 128, 64)
+    epochs: int = 100
+    patience: int = 10
+    batch: int = 1024
+    learning_rate: float = 1e-3
+    denominator: Literal["weights", "balanced", "1 - mu"] = "weights"
+    normalise: bool = True
+    calibration: int = 20_000
+    starts: int = 10
+    fit_epochs: int = 200
+    fit_patience: int = 20
+    fit_batch: int = 8192
+    fit_rate: float = 0.05
+    clip: float = 1e-4
+    validation: float = 1.0 / 3.0
+    seed: int = 0
+    r_: float = field(default=1.0, repr=False, compare=False)
+    networks_: list[RatioNetwork] = field(default_factory=list, repr=False, compare=False)
+    points_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False)
+    best_: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    ends_: list[dict[str, Any]] = field(default_factory=list, repr=False, compare=False)
+    landscape_: NDArray[np.float64] = field(
+        default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False
+    )
+    profile_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_fractions(self)
+        if self.denominator not in ("weights", "balanced", "1 - mu"):
+            raise ConfigError(
+                f"denominator: found {self.denominator!r}, expected weights, balanced or 1 - mu"
+            )
+
+    def pretrain(self) -> Self:
+        """Train f(x; theta) of every grid; raises `InputError` where a grid or its background is missing."""
+        grids = checked_grids(self.grids, "Paws")
+        backgrounds = [grid.background for grid in grids if grid.background is not None]
+        if len(backgrounds) < len(grids):
+            raise InputError("Paws: a signal grid has no background; it needs one that is not in the search")
+        self.points_ = common_points(grids)
+        self.networks_ = [
+            pretrained(self, grid, b, k) for k, (grid, b) in enumerate(zip(grids, backgrounds, strict=True))
+        ]
+        return self
+
+    def fit(self, reference: Events, data: Events) -> Self:
+        """Fit theta, mu and alpha; trains the grid's classifier first unless `pretrain` has.
+
+        Raises `InputError` on bad samples or a missing grid, `LeakError` for events that the grid's classifier has
+        seen, `FitError` if the loss is not finite.
+        """
+        for grid in self.grids:
+            grid.refuse(reference, data)
+        x, y, weight, held = sorted_samples(reference, data, self.seed, self.validation)
+        if not self.networks_:
+            self.pretrain()
+        check_scored(data, _columns(self), "Paws")
+        self.r_, scale = self._ratio(y, weight)
+        weight[y == 0] *= scale
+        problem = PriorProblem(self.networks_, x, y, weight, held, self.calibration, self.normalise)
+        _keep(self, problem.solve(self._each, self.points_, _plan(self), data_only=False))
+        return self
+
+    def _ratio(self, y: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
+        """r = W_R / W_D of the sample, and by what the reference's weights are to be multiplied."""
+        found = float(weight[y == 0].sum() / weight[y == 1].sum())
+        if self.denominator == "1 - mu" and found > 1.02:
+            raise InputError(
+                f"the reference weighs {found:.4g} times the data, with denominator '1 - mu' it must be as large as "
+                "the background part of the data; use denominator 'weights'"
+            )
+        return (1.0, 1.0 / found) if self.denominator == "balanced" else (found, 1.0)
+
+    def _r(self, mu: Any) -> Any:
+        return 1.0 - mu if self.denominator == "1 - mu" else self.r_ + 0.0 * mu
+
+    def _each(self, ratio: Any, mu: Any, is_data: Any) -> Any:
+        """Cross entropy less ln 2, per event."""
+        r = self._r(mu)
+        return (ratio + r).log() - ratio.where(is_data, r).clamp(min=1e-300).log() - float(np.log(2.0))
+
+    @property
+    def z(self) -> float:
+        """sqrt(q0) of the data's profile likelihood in mu: local, its trials in theta are not counted."""
+        return _z(self.profile_, "Paws")
+
+    def interval(self, level: float = 1.0) -> tuple[float, float]:
+        """The signal fractions with 2 (NLL - min NLL) <= ``level``: 1 for 68 %, 3.84 for 95 % (asymptotic)."""
+        return interval_of(self.profile_, level)
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """LLR / (LLR + r) at the fitted theta, mu and alpha, shape (n,)."""
+        if not self.best_:
+            raise InputError("this Paws has not been fitted")
+        check_scored(events, _columns(self), "Paws")
+        ratio = fitted_llr(self.networks_, self.best_, events.x)
+        return check_probability(weak_output(ratio, self._r(self.best_["mu"])), "Paws")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A trip to a worker leaves the simulation at home once its classifier is trained."""
+        return {**self.__dict__, "grids": () if self.networks_ else self.grids}
+
+    def state(self) -> Stateful:
+        """Networks, the fitted point, all starts, the landscape and the profile."""
+        info, arrays = _state(self)
+        return {**info, "r": self.r_}, arrays, {}
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+        _restore(self, info, arrays)
+        self.r_ = info["r"]
+        return self
+
+
+@dataclass
+class Gbi:
+    """Inference with a learned background (2506.00119): minimise -sum over data of ln(1 + mu (kappa Lambda - 1)).
+
+    The reference is the generated background (samples of CATHODE or another one). Lambda = f / (1 - f) of f(x; theta)
+    trained on the signal ``grids`` against their background, or against half of the reference where they have none; the
+    reference's events that f has not seen fix kappa(theta) = 1 / E_B[Lambda], so that E_B[kappa Lambda] = 1 holds by
+    construction, where the paper fits kappa with a network. Theta, mu and alpha are searched as in `Paws`.
+    Score: ln(1 + mu (kappa Lambda - 1)) at the fitted point. Learnt as `Paws`; ``profile_`` is the result: the profile
+    likelihood in mu, of which `interval` and `z` are read. ``validation`` is the part of the simulation put aside
+    while f is trained; the likelihood is that of all data.
+    """
+
+    paper: ClassVar[str] = "2506.00119"
+
+    grids: Any = field(default=(), repr=False, compare=False)  # of PriorGrid
+    hidden: tuple[int, ...] = (256, 128, 64)
+    epochs: int = 100
+    patience: int = 10
+    batch: int = 1024
+    learning_rate: float = 1e-3
+    calibration: int = 20_000
+    starts: int = 10
+    fit_epochs: int = 200
+    fit_patience: int = 20
+    fit_batch: int = 8192
+    fit_rate: float = 0.05
+    clip: float = 1e-4
+    validation: float = 1.0 / 3.0
+    seed: int = 0
+    networks_: list[RatioNetwork] = field(default_factory=list, repr=False, compare=False)
+    own_: bool = field(default=False, repr=False, compare=False)  # f was trained on a part of the reference
+    points_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False)
+    best_: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    ends_: list[dict[str, Any]] = field(default_factory=list, repr=False, compare=False)
+    landscape_: NDArray[np.float64] = field(
+        default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False
+    )
+    profile_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_fractions(self)
+
+    def fit(self, reference: Events, data: Events) -> Self:
+        """Fit theta, mu and alpha to the data; raises as `Paws.fit`."""
+        for grid in self.grids:
+            grid.refuse(reference, data)
+        calibration = reference
+        if self.own_ or not self.networks_:
+            grids = checked_grids(self.grids, "Gbi")
+            self.own_ = any(grid.background is None for grid in grids)
+            first = identity_hash(reference.identity, self.seed + 1) < np.uint64(2**63)
+            if self.own_:
+                calibration = reference.take(~first)
+            self.points_ = common_points(grids)
+            self.networks_ = [
+                pretrained(self, g, reference.take(first) if g.background is None else g.background, k)
+                for k, g in enumerate(grids)
+            ]
+        x, y, weight, held = sorted_samples(calibration, data, self.seed, self.validation)
+        check_scored(data, _columns(self), "Gbi")
+        problem = PriorProblem(self.networks_, x, y, weight, held, self.calibration, normalise=True)
+        _keep(self, problem.solve(negative_log, self.points_, _plan(self), data_only=True))
+        return self
+
+    @property
+    def z(self) -> float:
+        """sqrt(q0) of the profile likelihood in mu: local, its trials in theta are not counted."""
+        return _z(self.profile_, "Gbi")
+
+    def interval(self, level: float = 1.0) -> tuple[float, float]:
+        """The signal fractions with 2 (NLL - min NLL) <= ``level``: 1 for 68 %, 3.84 for 95 % (asymptotic)."""
+        return interval_of(self.profile_, level)
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """ln(1 + mu (kappa Lambda - 1)), shape (n,)."""
+        if not self.best_:
+            raise InputError("this Gbi has not been fitted")
+        check_scored(events, _columns(self), "Gbi")
+        return np.log(np.maximum(fitted_llr(self.networks_, self.best_, events.x), 1e-300))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A trip to a worker leaves the simulation at home once its classifier needs no other training."""
+        return {**self.__dict__, "grids": () if self.networks_ and not self.own_ else self.grids}
+
+    def state(self) -> Stateful:
+        """Networks, the fitted point, all starts, the landscape and the profile."""
+        info, arrays = _state(self)
+        return {**info, "own": self.own_}, arrays, {}
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+        _restore(self, info, arrays)
+        self.own_ = info["own"]
+        return self
+
+
+def _check_fractions(method: Paws | Gbi) -> None:
+    if not 0 < method.validation < 1 or method.calibration < 1:
+        raise ConfigError(
+            f"found validation {method.validation}, calibration {method.calibration}; expected a fraction between 0 "
+            "and 1, and at least 1 event"
+        )
+    _plan(method)
+
+
+def _plan(method: Paws | Gbi) -> PriorPlan:
+    m = method
+    return PriorPlan(m.starts, m.fit_epochs, m.fit_patience, m.fit_rate, m.clip, m.fit_batch, m.seed)
+
+
+def _columns(method: Paws | Gbi) -> int:
+    """Features of an event."""
+    return len(method.networks_[0].mean) - method.points_.shape[1]
+
+
+def _z(profile: NDArray[np.float64], who: str) -> float:
+    if not len(profile):
+        raise InputError(f"this {who} has not been fitted")
+    return float(np.sqrt(profile[0, 1]))
+
+
+def _keep(method: Paws | Gbi, found: PriorResult) -> None:
+    method.best_, method.ends_ = found.summary, [as_dict(e) for e in found.ends]
+    method.landscape_, method.profile_ = found.landscape, found.profile
+
+
+def _state(method: Paws | Gbi) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    info, arrays = networks_state(method.networks_)
+    tables = {"points": method.points_, "landscape": method.landscape_, "profile": method.profile_}
+    return {**info, "best": method.best_, "ends": method.ends_}, {**arrays, **tables}
+
+
+def _restore(method: Paws | Gbi, info: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    method.networks_ = networks_from(info, arrays)
+    method.best_, method.ends_ = info["best"], info["ends"]
+    method.points_, method.landscape_ = arrays["points"], arrays["landscape"]
+    method.profile_ = arrays["profile"]

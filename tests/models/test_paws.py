@@ -1,0 +1,259 @@
+"""PAWS and generator-based inference on Gaussians, where theta, mu and the likelihood ratio are known."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from elsewhere.errors import ConfigError, InputError, LeakError
+from elsewhere.events import IDENTITY, Column, Events, FeatureSet
+from elsewhere.models.folds import CrossFit
+from elsewhere.models.networks.ratio import PriorGrid
+from elsewhere.models.scores.paws import Gbi, Paws, weak_output
+from elsewhere.models.scores.prior_fit import best_mixture, llr, mu_profile
+from elsewhere.models.scores.prior_problem import PriorProblem, interval_of, sorted_samples
+from scipy.stats import spearmanr
+
+FEATURES = FeatureSet("two", (Column("a", "", ""), Column("b", "", "")), Column("m", "GeV", ""))
+WIDTH, AXIS = 0.7, np.linspace(0.5, 2.5, 5)
+TRUTH = np.array([1.0, 2.0])
+N = 8_000
+
+
+def events(x: np.ndarray, run: int) -> Events:
+    identity = np.zeros(len(x), IDENTITY)
+    identity["run"], identity["event"] = run, np.arange(len(x))
+    return Events(x.astype(np.float32), np.full(len(x), 3500.0), np.ones(len(x)), identity, FEATURES)
+
+
+def background(n: int, run: int) -> Events:
+    """Unit normal in two columns."""
+    return events(np.random.default_rng(run).normal(size=(n, 2)), run)
+
+
+def mixed(mu: float, run: int, n: int = N, at: np.ndarray = TRUTH) -> Events:
+    """``n`` events, the part ``mu`` of them from N(``at``, 0.7), first."""
+    rng = np.random.default_rng(run)
+    x, k = rng.normal(size=(n, 2)), round(mu * n)
+    x[:k] = at + WIDTH * rng.normal(size=(k, 2))
+    return events(x, run)
+
+
+def grid_of(n: int, own: bool = True) -> PriorGrid:
+    rng = np.random.default_rng(7)
+    points = np.stack(np.meshgrid(AXIS, AXIS), -1).reshape(-1, 2)
+    theta = points[rng.integers(0, len(points), n)]
+    return PriorGrid(
+        events(theta + WIDTH * rng.normal(size=(n, 2)), 1), theta, background(n, 2) if own else None
+    )
+
+
+def exact(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """p(x | signal) / p(x | background)."""
+    x = x.astype(float)
+    return np.exp(-((x - at) ** 2).sum(1) / (2 * WIDTH**2) + (x**2).sum(1) / 2) / WIDTH**2
+
+
+SMALL = {"hidden": (32, 32), "epochs": 25, "learning_rate": 3e-3, "starts": 1, "fit_epochs": 30}
+
+
+@pytest.fixture(scope="module")
+def trained() -> Paws:
+    return Paws(grids=(grid_of(40_000),), **SMALL).pretrain()
+
+
+@pytest.fixture(scope="module")
+def fitted(trained) -> Paws:
+    return replace(trained).fit(background(2 * N, 4), mixed(0.03, 5))
+
+
+def test_the_golden_outputs():
+    """f_WS for (mu, Lambda) and the three denominators."""
+    for mu, ratio, balanced, published in ((0.01, 50.0, 0.598394, 0.600806), (0.1, 3.0, 0.545455, 0.571429)):
+        value = llr([ratio], mu, 0.5)
+        assert weak_output(value, 1.0) == pytest.approx(balanced, abs=1e-6)
+        assert weak_output(value, 1.0 - mu) == pytest.approx(published, abs=1e-6)
+    assert llr([2.0, 10.0], 0.5, 0.25) == pytest.approx(1 + 0.5 * (0.25 * 10 + 0.75 * 2 - 1))
+
+
+def test_the_classifier_learns_the_ratio_at_every_theta(trained):
+    network = trained.networks_[0]
+    x = mixed(0.3, 11, 4000).x
+    for theta in (TRUTH, np.array([2.25, 0.75])):
+        assert spearmanr(network.ratios(x, theta), exact(x, theta)).statistic > 0.97
+    assert trained.points_.shape == (25, 2)
+
+
+def test_lambda_is_normalised_at_every_theta(trained):
+    """E_B[Lambda] = 1: on the fit's own background exactly, on another within the spread of Lambda (10 % here)."""
+    x, y, weight, held = sorted_samples(background(2 * N, 4), mixed(0.03, 5), 0, 0.3)
+    problem = PriorProblem(trained.networks_, x, y, weight, held, 20_000, True)
+    other = background(30_000, 40)
+    for theta in trained.points_:
+        table, kappa = problem.table(theta)
+        assert table[0][y == 0].mean() == pytest.approx(1.0)
+        raw = trained.networks_[0].ratios(x, theta)
+        assert np.allclose(table[0], kappa[0] * raw)
+        if theta.sum() <= 2.5:  # beyond, a few events carry the mean
+            assert kappa[0] * trained.networks_[0].ratios(other.x, theta).mean() == pytest.approx(
+                1.0, abs=0.1
+            )
+    unscaled = replace(problem, normalise=False).table(TRUTH)
+    assert unscaled[1] == [1.0]
+
+
+def test_theta_and_mu_are_found(fitted):
+    best = fitted.best_
+    assert np.abs(np.array(best["theta"]) - TRUTH).max() < 0.5  # one grid step
+    assert best["mu"] == pytest.approx(0.03, rel=0.2)
+    assert fitted.z > 8
+    low, high = fitted.interval(3.84)
+    assert low < 0.033
+    assert high > 0.027
+    assert len(fitted.ends_) == 2
+    assert fitted.landscape_.shape == (25, 5)
+    lowest = fitted.landscape_[np.argmin(fitted.landscape_[:, 2])]
+    assert np.abs(lowest[:2] - TRUTH).max() <= 0.5
+
+
+def test_the_score_is_the_likelihood_ratio(fitted):
+    fresh = mixed(0.3, 12, 4000)
+    values = fitted.score(fresh)
+    assert spearmanr(values, exact(fresh.x, TRUTH)).statistic > 0.95
+    assert np.array_equal(fitted.score(fresh.take(slice(1711, 1713))), values[1711:1713])
+    assert ((values > 0) & (values < 1)).all()
+
+
+@pytest.mark.parametrize("denominator", ["balanced", "weights"])
+def test_the_denominator_of_the_sample_gives_mu(trained, denominator):
+    """Reference twice as large as the data: r = 2, or scaled to r = 1; the wrong r = 1 - mu is refused."""
+    score = replace(trained, denominator=denominator).fit(background(2 * N, 4), mixed(0.1, 6))
+    assert score.r_ == (1.0 if denominator == "balanced" else 2.0)
+    assert score.best_["mu"] == pytest.approx(0.1, rel=0.12)
+
+
+def test_the_published_denominator_belongs_to_the_published_sample(trained):
+    with pytest.raises(InputError, match="denominator '1 - mu'"):
+        replace(trained, denominator="1 - mu").fit(background(2 * N, 4), mixed(0.1, 6))
+    reference = background(round(0.9 * N), 4)
+    right = replace(trained, denominator="1 - mu").fit(reference, mixed(0.1, 6))
+    assert right.best_["mu"] == pytest.approx(0.1, rel=0.12)
+    wrong = replace(trained, denominator="1 - mu").fit(background(N, 4), mixed(0.1, 6))
+    assert abs(wrong.best_["mu"] - 0.1) > abs(right.best_["mu"] - 0.1)
+
+
+def test_without_signal_mu_is_consistent_with_zero(trained):
+    for run in (20, 21):
+        score = replace(trained).fit(background(2 * N, 4), mixed(0.0, run))
+        assert score.z < 3
+        assert score.interval(9.0)[0] == 0.0
+        assert score.best_["mu"] < 0.02
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_inference_with_a_learned_background(own, trained):
+    """Signal classifier against simulation, or against half of the generated background."""
+    make = Gbi(grids=(grid_of(30_000, own),), **SMALL)
+    if own:
+        make = replace(make, networks_=trained.networks_, points_=trained.points_)
+    reference = background(4 * N, 4)
+    score = deepcopy(make).fit(reference, mixed(0.05, 8))
+    assert score.best_["mu"] == pytest.approx(0.05, rel=0.2)
+    assert np.abs(np.array(score.best_["theta"]) - TRUTH).max() < 0.5
+    assert score.z > 10
+    low, high = score.interval(9.0)
+    assert low < 0.05 < high
+    none = deepcopy(make).fit(reference, mixed(0.0, 23))
+    assert none.z < 3
+    fresh = mixed(0.3, 12, 2000)
+    assert spearmanr(score.score(fresh), exact(fresh.x, TRUTH)).statistic > 0.95
+    back = Gbi(**SMALL).restore(*score.state())
+    assert np.array_equal(back.score(fresh), score.score(fresh))
+    assert back.own_ is not own
+
+
+def test_two_topologies_share_theta(trained):
+    """The second grid's signal sits at (-theta); the data hold that one alone: alpha -> 1."""
+    first = grid_of(30_000)
+    other = replace(first, signal=replace(first.signal, x=-first.signal.x), background=background(30_000, 13))
+    score = Paws(grids=(first, other), **{**SMALL, "epochs": 12, "fit_epochs": 25}).fit(
+        background(N, 4), mixed(0.1, 9, at=-TRUTH)
+    )
+    assert score.best_["alpha"] > 0.9
+    assert score.best_["mu"] == pytest.approx(0.1, rel=0.25)
+    fresh = events(np.array([[-1.0, -2.0], [1.0, 2.0]]), 30)
+    values = score.score(fresh)
+    assert values[0] > values[1]
+
+
+def test_profile_and_mixture_against_brute_force():
+    rng = np.random.default_rng(0)
+    ratios = np.exp(rng.normal(-0.5, 1.0, (2, 500)))
+    weight = rng.random(500)
+    mus = np.linspace(0, 0.9, 10)
+    nll = [[-(weight * np.log(1 + m * (r - 1))).sum() for r in ratios] for m in mus]
+    found = mu_profile(ratios, weight, mus)
+    assert np.allclose(found, 2 * (np.min(nll, axis=1) - np.min(nll)))
+    assert best_mixture(lambda m, a: (np.log(m) + 3) ** 2, 1)[1] == pytest.approx(np.exp(-3), rel=1e-3)
+    value, mu, alpha = best_mixture(lambda m, a: (np.log(m) + 3) ** 2 + (a - 0.8) ** 2, 2)
+    assert (value, mu, alpha) == pytest.approx((0.0, np.exp(-3), 0.8), abs=1e-3)
+    profile = np.column_stack([np.linspace(0, 1, 1001), (np.linspace(0, 1, 1001) - 0.4) ** 2 / 0.01])
+    assert interval_of(profile, 1.0) == pytest.approx((0.3, 0.5), abs=1e-6)
+    assert interval_of(profile, 1e6) == (0.0, 1.0)
+
+
+def test_gradients_of_the_weak_loss(trained):
+    x, y, weight, held = sorted_samples(background(600, 4), mixed(0.1, 5, 500), 0, 0.3)
+    loss = PriorProblem(trained.networks_, x, y, weight, held, 20_000, True).objective(trained._each)
+    values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([1.1, 1.9], -3.0)]
+    rows, alpha = torch.arange(len(x)), torch.tensor(0.3)
+    loss(*values, alpha, rows).backward()
+    step = 1e-2
+    with torch.no_grad():
+        up, down = (loss(values[0], values[1] + s, alpha, rows) for s in (step, -step))
+        assert float(values[1].grad) == pytest.approx(float(up - down) / (2 * step), rel=0.01)
+        move = torch.tensor([step, 0.0])
+        up, down = (loss(values[0] + s * move, values[1], alpha, rows) for s in (1, -1))
+        assert float(values[0].grad[0]) == pytest.approx(float(up - down) / (2 * step), rel=0.1)
+
+
+def test_determinism_order_storage_and_folds(trained):
+    quick = replace(trained, starts=1, fit_epochs=5)
+    parts = background(1500, 4), mixed(0.1, 5, 1500)
+    score = replace(quick).fit(*parts)
+    values = score.score(parts[1])
+    rng = np.random.default_rng(0)
+    shuffled = [p.take(rng.permutation(len(p))) for p in parts]
+    assert np.array_equal(replace(quick).fit(*shuffled).score(parts[1]), values)
+    back = Paws(**SMALL).restore(*score.state())
+    assert np.array_equal(back.score(parts[1]), values)
+    assert back.best_ == score.best_
+    assert back.z == score.z
+    assert deepcopy(score).grids == ()
+    folds = CrossFit(quick, folds=2).fit(*parts)
+    assert folds.members_[0].networks_[0].validation_loss == trained.networks_[0].validation_loss
+    assert np.isfinite(folds.score(parts[1])).all()
+
+
+def test_errors(trained):
+    parts = background(300, 4), mixed(0.1, 5, 300)
+    with pytest.raises(InputError, match="0 signal grids"):
+        Paws().fit(*parts)
+    with pytest.raises(InputError, match="has no background"):
+        Paws(grids=(grid_of(100, own=False),)).fit(*parts)
+    with pytest.raises(LeakError, match="background of its own"):
+        replace(trained).fit(background(300, 2), parts[1])
+    with pytest.raises(InputError, match="not been fitted"):
+        Paws().score(parts[0])
+    with pytest.raises(InputError, match="not been fitted"):
+        Gbi().z  # noqa: B018
+    with pytest.raises(InputError, match="reference: weights"):
+        replace(trained).fit(replace(parts[0], weight=-parts[0].weight), parts[1])
+    with pytest.raises(InputError, match="theta has shape"):
+        PriorGrid(parts[0], np.zeros((5, 2)))
+    with pytest.raises(InputError, match="at least two values"):
+        PriorGrid(parts[0], np.ones((300, 2)))
+    for bad in ({"validation": 0.0}, {"denominator": "r"}, {"starts": 0}, {"calibration": 0}):
+        with pytest.raises(ConfigError):
+            Paws(**bad)
