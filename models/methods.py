@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import ConfigError
 from .folds import CrossFit, Guarded
+from .nested import NestedFit
 from .papers import PAPERS
 from .references.cathode import Cathode
 from .references.curtains import Curtains
@@ -43,7 +44,7 @@ REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, 
 SCORES = (WeakTrees, WeakNetwork, NetworkEnsemble, Autoencoder, FlowDensity, MixtureDensity, Anode, RAnode)
 #: Scores that need what a configuration cannot name, signal simulation or two objects per event: for Python.
 PRIORS = (Paws, Gbi, Quak, TagNTrain)
-WRAPPERS = (CrossFit, Guarded, Represented, Ensemble, Standardized, LaCathode)
+WRAPPERS = (CrossFit, NestedFit, Guarded, Represented, Ensemble, Standardized, LaCathode)
 
 #: Methods a configuration may name, by factor. KnownBackground needs a sample handed in, so it is for Python only.
 NAMED: Mapping[str, tuple[type[Any], ...]] = {

@@ -15,6 +15,7 @@ from elsewhere.events import Events, fold_of
 from elsewhere.models.base import Score, Storable
 from elsewhere.models.folds import CrossFit, Guarded
 from elsewhere.models.methods import PRIORS, SCORES, WRAPPERS
+from elsewhere.models.nested import NestedFit
 from elsewhere.models.networks.ratio import PriorGrid
 from elsewhere.models.representations.identity import Identity
 from elsewhere.models.represented import Represented
@@ -106,6 +107,7 @@ SUBJECTS: dict[str, Any] = {
         objects=("0", "1"), tagger=autoencoder(seed), classifier=trees(seed), rich=0.3, seed=seed
     ),
     "CrossFit": lambda seed: CrossFit(trees(seed), folds=3, seed=seed),
+    "NestedFit": lambda seed: NestedFit(trees(seed), folds=3, starts=1, sides=False, seed=seed),
     "CrossFit of everything": lambda seed: CrossFit(Standardized(Ensemble(network(seed), n=2)), folds=2),
     "CrossFit of Guarded": lambda seed: CrossFit(Guarded(trees(seed)), folds=2),
     "Guarded": lambda seed: Guarded(autoencoder(seed)),
