@@ -173,7 +173,7 @@ def citations_of(search: Search) -> str:
     config = search.config
     sections = [config.representation, config.reference, config.score]
     used = [method(s.method) for s in sections if s is not None]
-    extra = ["1902.02634"] if config.hunt is not None else ["2103.05579"]
+    extra = ["1902.02634", "1007.1727"] if config.hunt is not None else ["2103.05579"]
     papers = [m.paper for m in used if m.paper] + extra
     return citations(list(dict.fromkeys(papers)))
 

@@ -25,4 +25,7 @@ PAPERS: Mapping[str, str] = {
     "2312.11629": """@article{Das:2023bcj, author={Das, Ranit and Kasieczka, Gregor and Shih, David}, title={{Residual ANODE}}, year={2023}, eprint={2312.11629}, archivePrefix={arXiv}}""",
     "2405.08889": """@article{Cheng:2024yig, author={Cheng, Chi Lung and Singh, Gup and Nachman, Benjamin}, title={{Incorporating Physical Priors into Weakly-Supervised Anomaly Detection}}, year={2024}, eprint={2405.08889}, archivePrefix={arXiv}}""",
     "2506.00119": """@article{Cheng:2025gbi, author={Cheng, Chi Lung and others}, title={{Generator Based Inference (GBI)}}, year={2025}, eprint={2506.00119}, archivePrefix={arXiv}}""",
+    "1005.1891": """@article{Gross:2010qma, author={Gross, Eilam and Vitells, Ofer}, title={{Trial factors for the look elsewhere effect in high energy physics}}, journal={Eur. Phys. J. C}, volume={70}, pages={525--530}, year={2010}, eprint={1005.1891}, archivePrefix={arXiv}}""",
+    "1007.1727": """@article{Cowan:2010js, author={Cowan, Glen and Cranmer, Kyle and Gross, Eilam and Vitells, Ofer}, title={{Asymptotic formulae for likelihood-based tests of new physics}}, journal={Eur. Phys. J. C}, volume={71}, pages={1554}, year={2011}, eprint={1007.1727}, archivePrefix={arXiv}}""",
+    "1101.0390": """@article{Choudalakis:2011qn, author={Choudalakis, Georgios}, title={{On hypothesis testing, trials factor, hypertests and the BumpHunter}}, year={2011}, eprint={1101.0390}, archivePrefix={arXiv}}""",
 }

@@ -11,7 +11,7 @@ from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.models.folds import CrossFit
 from elsewhere.models.networks.ratio import PriorGrid
 from elsewhere.models.scores.paws import Gbi, Paws, weak_output
-from elsewhere.models.scores.prior_fit import best_mixture, llr, mu_profile
+from elsewhere.models.scores.prior_fit import PriorPlan, PriorPoint, best_mixture, llr, mu_profile, search
 from elsewhere.models.scores.prior_problem import PriorProblem, interval_of, sorted_samples
 from scipy.stats import spearmanr
 
@@ -257,3 +257,45 @@ def test_errors(trained):
     for bad in ({"validation": 0.0}, {"denominator": "r"}, {"starts": 0}, {"calibration": 0}):
         with pytest.raises(ConfigError):
             Paws(**bad)
+
+
+def test_the_background_that_fixes_kappa_is_not_the_one_f_learnt_from(monkeypatch, trained):
+    from elsewhere.models.scores import paws
+
+    seen = {}
+
+    def learn(settings, grid, sample, k):
+        seen["learnt"] = set(sample.identity["event"])
+        return trained.networks_[0]
+
+    def sort(sample, *rest):
+        seen["calibrated"] = set(sample.identity["event"])
+        return sorted_samples(sample, *rest)
+
+    monkeypatch.setattr(paws, "pretrained", learn)
+    monkeypatch.setattr(paws, "sorted_samples", sort)
+    Gbi(grids=(grid_of(200, own=False),), **{**SMALL, "fit_epochs": 1}).fit(
+        background(600, 4), mixed(0.1, 5, 300)
+    )
+    assert seen["learnt"].isdisjoint(seen["calibrated"])
+    assert len(seen["learnt"] | seen["calibrated"]) == 600
+
+
+def test_the_mirror_image_is_tried():
+    """No step leads anywhere, the minimum is at (2, 1): the mirror image of where the starts are is lower."""
+
+    def objective(theta, log_mu, alpha, rows):
+        return ((theta - torch.tensor([2.0, 1.0])) ** 2).sum() + 0.0 * (log_mu + alpha)
+
+    plan = PriorPlan(starts=1, epochs=1, patience=1, rate=1e-9, clip=1.0, batch=10, seed=0)
+    points = np.array([[0.5, 0.5], [2.5, 2.5]])
+    rows = np.arange(5)
+    best, ends = search(
+        objective, points, PriorPoint(np.array([1.0, 2.0]), 0.01, 0.4, np.inf), rows, rows, plan
+    )
+    lowest = min(ends, key=lambda e: e.loss)
+    assert lowest.theta[0] < lowest.theta[1]  # on the wrong side of the mirror
+    assert best.theta == pytest.approx(lowest.theta[::-1], abs=1e-6)
+    assert best.loss < lowest.loss
+    assert ends[0].theta == pytest.approx([1.0, 2.0], abs=1e-6)
+    assert ends[0].mu == pytest.approx(0.01)
