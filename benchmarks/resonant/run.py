@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from common import CACHE, publish, table
 from elsewhere.analysis.metrics import roc, sic
+from elsewhere.errors import FitError
 from elsewhere.workspace import read_json, write_json
 from problem import S_OVER_B, SET, VARIANTS, Problem, event_set
 
@@ -67,7 +68,12 @@ def train(job: Job) -> None:
     torch.set_num_threads(1)
     method, variant, s_over_b, trial = job
     problem, started = Problem(trial, s_over_b, variant), time.process_time()
-    score = METHODS[method](problem)
+    try:
+        score = METHODS[method](problem)
+    except FitError as error:  # a training that diverges is a result too: it is counted, not repeated
+        write_json(path_of(job), {"failed": str(error)})
+        print(f"  {method} {variant} S/B {s_over_b:g} trial {trial}: FAILED, {error}", flush=True)
+        return
     background, signal = problem.test
     curve = roc(score.score(signal), score.score(background))
     gain = sic(curve)
@@ -112,8 +118,10 @@ def collect(methods: list[str], trials: int) -> dict[tuple[str, str, float], lis
 
 def figures(found: dict[tuple[str, str, float], list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians over trainings, ratios to the supervised classifier on the same features, and how many trainings each has."""
-    best = {key: [one["max_sic"] for one in many] for key, many in found.items()}
-    out: dict[str, Any] = {"set": SET, "s_over_b": S_OVER_B}
+    good = {key: [one["max_sic"] for one in many if "failed" not in one] for key, many in found.items()}
+    best = {key: values for key, values in good.items() if values}
+    failed = {f"{m}_{v}_{s:g}": sum("failed" in one for one in many) for (m, v, s), many in found.items()}
+    out: dict[str, Any] = {"set": SET, "s_over_b": S_OVER_B, "failed": {k: n for k, n in failed.items() if n}}
     for (method, variant, s_over_b), values in best.items():
         ceiling = best.get(("supervised", variant, S_OVER_B))
         suffix = "" if variant == "baseline" else f"_{variant}"
