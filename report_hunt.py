@@ -114,12 +114,13 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
 
 
 def _limits_part(search: Search, variant: str) -> ReportPart:
+    made = read_json(search.space.path("limits.json"))[variant]
     rows = [
         (
             f"{one['window']['low']:g}-{one['window']['high']:g}", _percent(one["cut"]), round(one["observed"], 1),
             round(one["expected"][2], 1), f"{one['expected'][1]:.1f} to {one['expected'][3]:.1f}",
         )
-        for one in read_json(search.space.path("limits.json"))[variant]
+        for one in made["limits"]
     ]  # fmt: skip
     columns = ("window [GeV]", "cut", "observed", "expected", "68 % of background-only data")
     return ReportPart(
@@ -128,6 +129,10 @@ def _limits_part(search: Search, variant: str) -> ReportPart:
         "events, not on a cross section: the efficiency of a classifier that learns from the data depends on the signal that is in "
         "them. The likelihood of the best window is in the folder exports (pyhf, combine, HEPData, UHI).",
         tables=[ReportTable(columns, rows, "Signal events.")],
+        warnings=[
+            f"{one['window']['low']:g}-{one['window']['high']:g} GeV, {_percent(one['cut'])}: no limit, {one['why']}"
+            for one in made["missing"]
+        ],
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from .analysis.dijet import basis, fit_background, gradient_of
+from .analysis.hunt import corrected_background
 from .analysis.likelihood import BinnedModel
-from .analysis.limits import n95
+from .analysis.limits import Limit, n95
 from .analysis.report import plain
 from .config import HuntSection
 from .deploy.exports.statement import Scan, Statement
@@ -23,23 +25,26 @@ from .workspace import read_json, write_json
 NEGLIGIBLE = 1e-9
 
 
-def window_limit(row: dict[str, Any]) -> dict[str, Any] | None:
-    """95 % CLs limit on the signal events that pass a window's cut, with the bias inside; None where b is no estimate."""
-    scale = max(1.0 + row["delta"], 1e-3)
-    b = row["b"] * scale
-    error = float(np.hypot(row["b_error"] * scale, np.hypot(row["delta"], row["delta_error"]) * row["b"]))
+def window_limit(row: dict[str, Any]) -> Limit:
+    """95 % CLs limit on the signal events that pass a window's cut, with the bias inside; raises `FitError` without one."""
+    b, error = corrected_background(row["b"], row["b_error"], row["delta"], row["delta_error"])
     if not b > 0:
-        return None
-    try:
-        found = n95(row["n"], b, error)
-    except FitError:
-        return None
-    return {
-        "window": row["window"],
-        "cut": row["cut"],
-        "observed": found.observed,
-        "expected": found.expected,
-    }
+        raise FitError("the fit expects no background, so there is no limit")
+    return n95(row["n"], b, error)
+
+
+def limits_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The limits of a hunt's windows and cuts, and those that have none with the reason."""
+    found, missing = [], []
+    for row in rows:
+        where = {"window": row["window"], "cut": row["cut"]}
+        try:
+            limit = window_limit(row)
+        except FitError as error:
+            missing.append({**where, "why": str(error)})
+        else:
+            found.append(plain({**where, "observed": limit.observed, "expected": limit.expected}))
+    return {"limits": found, "missing": missing}
 
 
 def binned_model(best: dict[str, Any], edges: np.ndarray, section: HuntSection, mass: float) -> BinnedModel:
@@ -89,10 +94,9 @@ def run_limits(search: Search, progress: Progress) -> tuple[list[str], dict[str,
     out: dict[str, Any] = {}
     hunts = read_json(search.space.path("hunt.json"))
     for i, (variant, found) in enumerate(hunts.items()):
-        limits = [window_limit(row) for row in found["results"]]
-        out[variant] = [plain(one) for one in limits if one is not None]
+        out[variant] = limits_of(found["results"])
         if found["best"] is not None:
             export(search, variant, found, section)
         progress(i + 1, len(hunts))
     write_json(search.space.path("limits.json"), out)
-    return ["limits.json"], {"limits": sum(map(len, out.values()))}
+    return ["limits.json"], {"limits": sum(len(one["limits"]) for one in out.values())}

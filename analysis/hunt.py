@@ -135,10 +135,15 @@ def scan(
     return sorted(out, key=lambda r: (r.window.low, -r.cut)), failed
 
 
+def corrected_background(b: float, s: float, delta: float, error: float) -> tuple[float, float]:
+    """b (1 + delta) and its error: the fit's, the size of the bias and the bias's own statistical ``error``."""
+    scale = max(1.0 + delta, 1e-3)
+    return b * scale, float(np.hypot(s * scale, np.hypot(delta, error) * b))
+
+
 def corrected_z(n: float, b: float, s: float, delta: float, error: float) -> float:
     """Signed Z of n on b (1 + delta); the bias is uncertain by its own size and by its statistical ``error``."""
-    scale = max(1.0 + delta, 1e-3)
-    return float(signed_z(n, b * scale, float(np.hypot(s * scale, np.hypot(delta, error) * b))))
+    return float(signed_z(n, *corrected_background(b, s, delta, error)))
 
 
 def unfitted_z(counts: Array, inside: NDArray[np.bool_]) -> float:
@@ -230,4 +235,13 @@ def toy_input(
     )
 
 
-__all__ = ["HuntResult", "WindowResult", "bias_of", "corrected_z", "hunt", "scan", "z_of"]
+__all__ = [
+    "HuntResult",
+    "WindowResult",
+    "bias_of",
+    "corrected_background",
+    "corrected_z",
+    "hunt",
+    "scan",
+    "z_of",
+]

@@ -8,7 +8,7 @@ from elsewhere.analysis.limits import upper_limit
 from elsewhere.config import HuntSection
 from elsewhere.deploy.exports.statement import Statement
 from elsewhere.deploy.exports.write import write_exports
-from elsewhere.statements import binned_model, window_limit
+from elsewhere.statements import binned_model, limits_of, window_limit
 
 EDGES = np.arange(2500.0, 6100.0, 100.0)
 SECTION = HuntSection(
@@ -32,10 +32,16 @@ def best(delta=0.0):
 
 
 def test_a_window_has_the_known_limit_and_a_bias_loosens_it():
-    assert window_limit(row())["observed"] == pytest.approx(28.4, abs=0.1)
-    assert window_limit(row(delta_error=0.2))["observed"] > 40
-    assert window_limit(row(n=120, delta=0.2))["expected"][2] > window_limit(row())["expected"][2]
-    assert window_limit(row(b=0.0, error=0.0)) is None
+    assert window_limit(row()).observed == pytest.approx(28.4, abs=0.1)
+    assert window_limit(row(delta_error=0.2)).observed > 40
+    assert window_limit(row(n=120, delta=0.2)).expected[2] > window_limit(row()).expected[2]
+
+
+def test_a_window_without_a_limit_is_named_with_its_reason():
+    made = limits_of([row(), row(b=0.0, error=0.0)])
+    assert [one["observed"] for one in made["limits"]] == [pytest.approx(28.4, abs=0.1)]
+    assert made["missing"][0]["window"] == row()["window"]
+    assert "expects no background" in made["missing"][0]["why"]
 
 
 def test_the_likelihood_has_the_window_fit_and_its_errors():
