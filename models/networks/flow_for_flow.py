@@ -14,7 +14,7 @@ from ...errors import ConfigError, InputError
 from ..training import TrainingRecord
 from .descent import check_descent, descend
 from .flow_modules import build_flow, load_parameters, normal_log_prob
-from .flows import ConditionalFlow
+from .flows import ConditionalFlow, FlowSettings
 from .transport import TransportSettings, build_transport
 
 _HELD_ROWS = 4096
@@ -37,6 +37,19 @@ class TopSettings:
         )
         if not 0 < self.validation < 1:
             raise ConfigError(f"validation: found {self.validation}, expected a fraction between 0 and 1")
+
+
+def base_settings(method: Any) -> FlowSettings:
+    """The base flow's settings among the fields of a method that has one: kind, transforms, base_hidden, base_epochs .."""
+    return FlowSettings(
+        method.kind, method.transforms, method.base_hidden, epochs=method.base_epochs, batch=method.batch,
+        learning_rate=method.learning_rate, validation=method.validation, best=1, preprocess=method.preprocess,
+    )  # fmt: skip
+
+
+def top_settings(method: Any) -> TopSettings:
+    """The top flow's training settings among the fields of a method."""
+    return TopSettings(method.epochs, method.batch, method.learning_rate, method.validation, seed=method.seed)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...errors import ConfigError, FitError, InputError
 from ...events import Events, Window, identity_hash
 from ..nesting import state_under
-from ..networks.flow_for_flow import Rows, TopSettings, frozen_base, train_top
-from ..networks.flows import ConditionalFlow, FlowSettings
+from ..networks.flow_for_flow import Rows, base_settings, frozen_base, top_settings, train_top
+from ..networks.flows import ConditionalFlow
 from ..networks.transport import TransportSettings, in_batches, moved, with_weights
 from ..training import TrainingRecord
 from .closure import Closure, closure
@@ -103,25 +103,9 @@ class Feta:
             raise ConfigError(
                 f"oversampling: found {self.oversampling}, expected at least 1 copy of every event"
             )
-        self._base_settings()
-        self._top_settings()
+        base_settings(self)
+        top_settings(self)
         self._map(1)
-
-    def _base_settings(self) -> FlowSettings:
-        return FlowSettings(
-            self.kind,
-            self.transforms,
-            self.base_hidden,
-            epochs=self.base_epochs,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            validation=self.validation,
-            best=1,
-            preprocess=self.preprocess,
-        )
-
-    def _top_settings(self) -> TopSettings:
-        return TopSettings(self.epochs, self.batch, self.learning_rate, self.validation, seed=self.seed)
 
     def _map(self, features: int) -> TransportSettings:
         return TransportSettings(
@@ -158,7 +142,7 @@ class Feta:
     def _learn_base(self, simulation: Events) -> None:
         hashes = identity_hash(simulation.identity, self.seed)
         self.base_ = ConditionalFlow.fit(
-            simulation.x, simulation.mass, simulation.weight, hashes, self._base_settings(), self.seed
+            simulation.x, simulation.mass, simulation.weight, hashes, base_settings(self), self.seed
         )
 
     def _learn_top(self, data: Events) -> float:
@@ -172,7 +156,7 @@ class Feta:
         hashes = identity_hash(kept.identity, self.seed)
         rows = Rows(base.domain_.forward(kept.x), own, lambda _: own, kept.weight, hashes)
         self.top_, self.record_ = train_top(
-            frozen_base(base), self._map(data.x.shape[1]), self._top_settings(), rows, _with_mass
+            frozen_base(base), self._map(data.x.shape[1]), top_settings(self), rows, _with_mass
         )
         return 1.0 - len(kept) / len(data)
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...events import Events, Window, identity_hash
 from ..nesting import state_under
-from ..networks.flow_for_flow import Rows, TopSettings, frozen_base, train_top
-from ..networks.flows import ConditionalFlow, FlowSettings
+from ..networks.flow_for_flow import Rows, base_settings, frozen_base, top_settings, train_top
+from ..networks.flows import ConditionalFlow
 from ..networks.transport import TransportSettings, between, in_batches, with_weights
 from ..training import TrainingRecord
 from .copies import ordered, sides
@@ -63,25 +63,9 @@ class CurtainsFlow:
 
     def __post_init__(self) -> None:
         check_transport(self.width, self.outer, self.oversampling)
-        self._base_settings()
-        self._top_settings()
+        base_settings(self)
+        top_settings(self)
         self._map(1)
-
-    def _base_settings(self) -> FlowSettings:
-        return FlowSettings(
-            self.kind,
-            self.transforms,
-            self.base_hidden,
-            epochs=self.base_epochs,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            validation=self.validation,
-            best=1,
-            preprocess=self.preprocess,
-        )
-
-    def _top_settings(self) -> TopSettings:
-        return TopSettings(self.epochs, self.batch, self.learning_rate, self.validation, seed=self.seed)
 
     def _map(self, features: int) -> TransportSettings:
         return TransportSettings(
@@ -98,7 +82,7 @@ class CurtainsFlow:
         both = Events.concatenate(bands)
         hashes = identity_hash(both.identity, self.seed)
         self.base_ = ConditionalFlow.fit(
-            both.x, both.mass, both.weight, hashes, self._base_settings(), self.seed
+            both.x, both.mass, both.weight, hashes, base_settings(self), self.seed
         )
         inside = self.base_.domain_.inside(both.x)
         kept = both.take(inside)
@@ -111,7 +95,7 @@ class CurtainsFlow:
 
         rows = Rows(self.base_.domain_.forward(kept.x), own, goal, kept.weight, hashes[inside])
         self.top_, self.record_ = train_top(
-            frozen_base(self.base_), self._map(both.x.shape[1]), self._top_settings(), rows, between
+            frozen_base(self.base_), self._map(both.x.shape[1]), top_settings(self), rows, between
         )
         self.template_ = Template.of(*bands, window)
         self.report_ = report_of(data, self.template_, bands, self.outer, self.move, self.seed)
