@@ -107,6 +107,9 @@ class RunSection(Section):
     )
     training: Literal["ray", "plain"] = Field("ray", description="plain: in this process, without Ray")
     ray: str = Field("local", description="local, or the address of a Ray cluster")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where networks are trained; cuda needs a GPU wherever a training may run"
+    )
     remote: RemoteSection = Field(default_factory=lambda: RemoteSection.model_validate({}))
     strict: bool = Field(
         False, description="true: the first unusable file stops the run; false: it goes into quarantine"

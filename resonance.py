@@ -11,6 +11,7 @@ import numpy as np
 from .config import HuntSection, SearchConfig
 from .errors import ConfigError, InputError
 from .events import Events, Window, identity_hash
+from .models.device import on
 from .models.folds import CrossFit
 from .models.methods import build, method
 from .models.represented import Represented
@@ -129,9 +130,10 @@ def fit_window(
     looking = build(config.representation.method, config.representation.settings, "representation")
     score = Represented(looking, build(config.score.method, config.score.settings, "score"))
     stream = np.random.SeedSequence([config.seed, round(window.centre)])
-    background = reference.fit(events, window).sample(None, np.random.default_rng(stream))
     inside = events.take(window.contains(events.mass))
-    model = CrossFit(score, folds=config.folds, seed=config.seed).fit(background, inside)
+    with on(config.run.device):
+        background = reference.fit(events, window).sample(None, np.random.default_rng(stream))
+        model = CrossFit(score, folds=config.folds, seed=config.seed).fit(background, inside)
     record = {
         "key": key,
         "window": list(window),
@@ -183,7 +185,8 @@ def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:
         for job in jobs:
             for sample_of in job[:2]:
                 stored.setdefault(id(sample_of), ray.put(sample_of))
-        task = ray.remote(num_cpus=1, max_retries=3)(fit_window)
+        gpus = 1 if config.run.device == "cuda" else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(fit_window)
         waiting = [task.remote(stored[id(job[0])], stored[id(job[1])], *job[2:]) for job in jobs]
         while waiting:
             finished, waiting = ray.wait(waiting)
@@ -224,4 +227,5 @@ def train_inputs(search: Search) -> Any:
     sections = [config.representation, config.reference, config.score]
     roles = {n: (d.role, d.inject) for n, d in config.events.datasets.items()}
     scan = config.hunt.windows.model_dump() if config.hunt else None
-    return [[s.model_dump() if s else None for s in sections], config.folds, scan, variants(config), roles]
+    found = [[s.model_dump() if s else None for s in sections], config.folds, scan, variants(config), roles]
+    return found if config.run.device == "cpu" else [*found, config.run.device]

@@ -16,6 +16,7 @@ from .deploy.firmware import export, write_thresholds
 from .deploy.precision import FirmwareSettings
 from .errors import ConfigError, FitError
 from .models.folds import Guarded
+from .models.device import on
 from .models.methods import build
 from .models.store import Stored, load, save
 from .models.training import TrainPlan
@@ -44,14 +45,17 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
     config = search.config
     reference = join([search.space.read_table(n) for n in names_with(config, "reference")]).events
     score = build(config.score.method, config.score.settings, "score")
+    ray = config.run.training == "ray"
+    if ray and config.run.device == "cuda":
+        raise ConfigError("run.device: cuda trains a trigger's score in this process; set run.training: plain")
     if hasattr(score, "trainer"):
-        ray = config.run.training == "ray"
         score.trainer = TrainPlan(
             backend="ray" if ray else "plain", workers=config.run.workers if ray else 1, ray_address=config.run.ray,
             folder=search.space.path("models", f".{MODEL}-checkpoint"),
             progress=lambda epoch, *_: progress(epoch, getattr(score, "epochs", epoch)),
         )  # fmt: skip
-    guarded = Guarded(score).fit(reference, reference)
+    with on(config.run.device):
+        guarded = Guarded(score).fit(reference, reference)
     record: dict[str, Any] = {"key": key, "reference_events": len(reference)}
     if getattr(score, "record_", None) is not None:
         record["training"] = score.record_.to_json()

@@ -44,6 +44,7 @@ def table(rows: Sequence[tuple[str, Any, str]]) -> None:
 
 def publish(name: str, figures: Mapping[str, Any]) -> None:
     """Write results/NAME.json with versions and machine, and print the figures as the last line."""
-    versions = {p: importlib.metadata.version(p) for p in PACKAGES}
+    there = {d.metadata["Name"] for d in importlib.metadata.distributions()}
+    versions = {p: importlib.metadata.version(p) for p in PACKAGES if p in there}
     write_json(RESULTS / f"{name}.json", {**figures, "versions": versions, "machine": machine()})
     print(json.dumps(figures))

@@ -16,6 +16,8 @@ import numpy as np
 from ..errors import FitError, InputError
 from ..workspace import atomic, digest
 from .arrays import read_arrays, write_arrays
+from .device import chosen
+from .training_graph import GraphedSteps
 from .training_task import Progress, State, Task, TrainingRecord, TrainingResult, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,11 @@ def task_key(task: Task, settings: TrainSettings) -> str:
             sums[f"{name}/{key}"] = [list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     functions = [f"{f.__module__}.{f.__qualname__}" for f in (task.build, task.loss)]
     return digest(
-        [version("elsewhere"), version("torch")], functions, dict(task.config), settings.identity(), sums
+        [version("elsewhere"), version("torch"), chosen()],
+        functions,
+        dict(task.config),
+        settings.identity(),
+        sums,
     )
 
 
@@ -84,13 +90,21 @@ class Trainer:
         import torch
 
         self.settings, self.exchange, self.loss = settings, exchange, task.loss
-        self.network = task.build(task.config).train()
+        self.device = torch.device(chosen())
+        self.network = task.build(task.config).train().to(self.device)
         self.names = [n for n, _ in self.network.named_parameters()]
         self.parameters = list(self.network.parameters())
-        self.adam = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
-        self.train = {k: torch.from_numpy(v) for k, v in task.train.arrays().items()}
+        on_gpu = self.device.type == "cuda"
+        self.adam = torch.optim.Adam(self.parameters, lr=settings.learning_rate, capturable=on_gpu)
+        self.train = {k: torch.from_numpy(v).to(self.device) for k, v in task.train.arrays().items()}
         held = task.validation.arrays() if task.validation else {}
-        self.held = {k: torch.from_numpy(v) for k, v in held.items()}
+        self.held = {k: torch.from_numpy(v).to(self.device) for k, v in held.items()}
+        whole = settings.shards == 1 and exchange.world == 1 and bool((self.train["weight"] > 0).all())
+        self.graphed = (
+            GraphedSteps(self.network, self.adam, self.loss, self.train, settings.batch)
+            if on_gpu and whole and not getattr(self.network, "draws_on_cpu", False)
+            else None
+        )
         self.steps = 0
         self.done = Progressed()
 
@@ -129,12 +143,15 @@ class Trainer:
 
         n, batch = len(self.train["x"]), self.settings.batch
         order = np.random.default_rng([self.settings.seed, epoch]).permutation(n)
+        if self.graphed is not None:
+            self.steps += -(-n // batch)
+            return self.graphed.epoch(order) / float(self.train["weight"].double().sum())
         loss = 0.0
         for start in range(0, n, batch):
             rows = order[start : start + batch]
             shards = np.array_split(rows, self.settings.shards)
-            total = self._sum([torch.from_numpy(s) for s in shards])
-            norm = float(self.train["weight"][torch.from_numpy(rows)].double().sum())
+            total = self._sum([torch.from_numpy(s).to(self.device) for s in shards])
+            norm = float(self.train["weight"][torch.from_numpy(rows).to(self.device)].double().sum())
             loss += float(total[-1])
             if norm > 0:
                 self._step(total[:-1] / norm)
@@ -159,7 +176,7 @@ class Trainer:
         import torch
 
         if len(rows) == 0:
-            return torch.zeros(sum(p.numel() for p in self.parameters) + 1)
+            return torch.zeros(sum(p.numel() for p in self.parameters) + 1, device=self.device)
         x, weight = self.train["x"][rows], self.train["weight"][rows]
         y = self.train["y"][rows] if "y" in self.train else None
         loss = (self.loss(self.network, x, y) * weight).sum()
@@ -202,14 +219,14 @@ class Trainer:
 
     def state(self) -> State:
         """A copy of the weights as they are now."""
-        return {n: p.detach().numpy().copy() for n, p in self.network.named_parameters()}
+        return {n: p.detach().cpu().numpy().copy() for n, p in self.network.named_parameters()}
 
     def _save(self, folder: Path, key: str) -> None:
         done = self.done
         arrays = {f"now/{n}": a for n, a in self.state().items()}
         for name, parameter in zip(self.names, self.parameters, strict=True):
             for moment in ("exp_avg", "exp_avg_sq"):
-                arrays[f"{moment}/{name}"] = self.adam.state[parameter][moment].numpy()
+                arrays[f"{moment}/{name}"] = self.adam.state[parameter][moment].cpu().numpy()
         for epoch, state in done.kept:
             arrays |= {f"kept/{epoch}/{n}": a for n, a in state.items()}
         info = {
@@ -235,9 +252,10 @@ class Trainer:
         info, arrays = found
         with torch.no_grad():
             for name, parameter in zip(self.names, self.parameters, strict=True):
-                parameter.copy_(torch.from_numpy(arrays[f"now/{name}"]))
+                parameter.copy_(torch.from_numpy(arrays[f"now/{name}"]).to(self.device))
                 moments = {m: torch.from_numpy(arrays[f"{m}/{name}"]) for m in ("exp_avg", "exp_avg_sq")}
-                self.adam.state[parameter] = {"step": torch.tensor(float(info["steps"]))} | moments
+                state = {"step": torch.tensor(float(info["steps"]))} | moments
+                self.adam.state[parameter] = {k: v.to(self.device) for k, v in state.items()}
         self.steps = info["steps"]
         self.done = progressed(info, arrays)
         if self.done.epoch < self.settings.epochs:

@@ -7,6 +7,7 @@ batches for fewer epochs than published (`FLOW`), which is what a machine of two
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,10 @@ def trees(problem: Problem, background: Events, data: Events) -> Any:
     return WeakTrees(members=MEMBERS, seed=problem.seed).fit(background, data)
 
 
-def against(problem: Problem, reference: Any) -> Any:
-    """The weak classifier of a reference that is learnt from the data."""
-    background = reference.fit(problem.data, WINDOW).sample(None, np.random.default_rng([problem.trial, 2]))
-    return trees(problem, background, problem.inside)
+def against(problem: Problem, name: str) -> Any:
+    """The weak classifier of the reference ``name``, which is learnt from the data."""
+    reference = REFERENCES[name](problem).fit(problem.data, WINDOW)
+    return trees(problem, reference.sample(None, np.random.default_rng([problem.trial, 2])), problem.inside)
 
 
 def outside(problem: Problem, score: Any) -> Any:
@@ -58,32 +59,6 @@ def supervised(problem: Problem) -> Any:
     return trees(problem, background, signal)
 
 
-def idealised(problem: Problem) -> Any:
-    """True background as the reference: what a perfect reference gives."""
-    return against(problem, KnownBackground(background=problem.template))
-
-
-def salad(problem: Problem) -> Any:
-    """Another shower's simulation, reweighted."""
-    return against(problem, Salad(simulation=problem.simulation, width=400.0, seed=problem.seed))
-
-
-def feta(problem: Problem) -> Any:
-    """Another shower's simulation, morphed."""
-    return against(problem, Feta(simulation=problem.simulation, seed=problem.seed))
-
-
-def curtains(problem: Problem) -> Any:
-    """Sideband events moved into the window by optimal transport."""
-    return against(problem, Curtains(seed=problem.seed))
-
-
-def flow_for_flow(problem: Problem) -> Any:
-    """Sideband events moved into the window by maximum likelihood."""
-    settings = {"base_epochs": 30, "epochs": 30, "batch": 1024}
-    return against(problem, CurtainsFlow(seed=problem.seed, **settings))
-
-
 def ranode(problem: Problem) -> Any:
     """The signal's density fitted on a frozen background's."""
     return outside(problem, RAnode(seed=problem.seed, splits=4, signal_epochs=60, **FLOW))
@@ -96,18 +71,25 @@ def lacathode(problem: Problem) -> Any:
     )
 
 
+#: Flow of the reference that is moved by another flow.
+MOVED: dict[str, Any] = {"base_epochs": 30, "epochs": 30, "batch": 1024}
+#: What stands for the background in the window, by name: a true one, the sidebands, learnt densities, moved events, another
+#: shower's simulation reweighted or morphed.
+REFERENCES: dict[str, Callable[[Problem], Any]] = {
+    "idealised": lambda p: KnownBackground(background=p.template),
+    "cwola": lambda p: Sidebands(width=WIDTH),  # noqa: ARG005
+    "salad": lambda p: Salad(simulation=p.simulation, width=400.0, seed=p.seed),
+    "cathode": lambda p: Cathode(seed=p.seed, **FLOW),
+    "curtains": lambda p: Curtains(seed=p.seed),
+    "curtainsf4f": lambda p: CurtainsFlow(seed=p.seed, **MOVED),
+    "feta": lambda p: Feta(simulation=p.simulation, seed=p.seed),
+}
 #: In the order of their cost.
 METHODS: dict[str, Method] = {
     "supervised": supervised,
-    "idealised": idealised,
-    "cwola": lambda p: against(p, Sidebands(width=WIDTH)),
-    "salad": salad,
-    "cathode": lambda p: against(p, Cathode(seed=p.seed, **FLOW)),
+    **{name: partial(against, name=name) for name in REFERENCES},
     "lacathode": lacathode,
     "anode": lambda p: outside(p, Anode(seed=p.seed, **FLOW)),
     "density": lambda p: outside(p, FlowDensity(seed=p.seed, **FLOW)),
-    "curtains": curtains,
-    "curtainsf4f": flow_for_flow,
-    "feta": feta,
     "ranode": ranode,
 }

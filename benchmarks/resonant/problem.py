@@ -21,9 +21,10 @@ from elsewhere.events import Column, Events, Window, identity_hash
 from elsewhere.processors.features import load_features
 from elsewhere.processors.preflight import preflight
 from elsewhere.processors.stream import process
-from elsewhere.samples.resonant import EventSet, make_set
+from elsewhere.samples.resonant import parts_of
 from elsewhere.samples.shipped import shipped
 from elsewhere.workspace import Workspace
+from features import make, read_part, table_path
 
 WINDOW = Window(3300.0, 3700.0)
 #: The set, background events of the data in the signal region (an idealised template has as many), and S/B there; small has the
@@ -31,27 +32,34 @@ WINDOW = Window(3300.0, 3700.0)
 SIZES = {"half": (60_000, 0.006), "small": (16_000, 0.0116)}
 SET = os.environ.get("ELSEWHERE_SET", "half")
 REGION, S_OVER_B = SIZES[SET]
+SEED = 1
+#: Chunks of the other shower's QCD that stand for a simulation: as many as the inclusive data of set half.
+SIMULATED = 75
 NOISE = 50
 #: Fractions of the hunted mass that `shifted` adds to both jet-mass columns.
 SHIFT = 0.1
 
 
-@cache
-def event_set(name: str, seed: int = 1) -> EventSet:
-    """The set, made on first use (about an hour on 2 cores for half)."""
-    return make_set(name, seed, workers=2, progress=lambda d, t: print(f"  events: {d:,} of {t:,}", end="\r"))
+def identity_of(which: str) -> str:
+    """Names the tables of a set: other cards or another seed are another text."""
+    return " ".join(table_path(p.card, SEED, i).name for p in parts_of(which) for i in p.numbers)
 
 
 @cache
+def table_of(part: str, which: str = SET) -> tuple[Events, np.ndarray]:
+    """All selected events of a part and the columns `features.MORE`, in an order that has nothing to do with how they were made."""
+    wanted = next(p for p in parts_of(which) if p.name == part)
+    if part == "alternative":
+        wanted = replace(wanted, chunks=SIMULATED)
+    make([wanted], workers=2, minutes=float("inf"))  # what is there already is not made again
+    found, more = read_part(wanted, SEED)
+    order = np.argsort(identity_hash(found.identity, 99))
+    return found.take(order), more[order]
+
+
 def events_of(part: str, which: str = SET) -> Events:
-    """All selected events of a part, in an order that has nothing to do with how they were made."""
-    made = event_set(which)
-    folder = CACHE / "resonant" / f"{made.name}-{made.seed}-{part}-{made.parts[part].content[:12]}"
-    features = load_features("dijet")
-    records = preflight({part: [str(p) for p in made.paths(part)]}, features)
-    process(records, features, folder, scheduler="loop")  # what is there already is not made again
-    found = Workspace(folder).read_table(part).events
-    return found.take(np.argsort(identity_hash(found.identity, 99)))
+    """All selected events of a part, in the baseline's features."""
+    return table_of(part, which)[0]
 
 
 @cache
@@ -96,18 +104,27 @@ def noise(events: Events) -> Events:
     return Events(np.hstack([events.x, more]), events.mass, events.weight, events.identity, features)
 
 
+def with_distance(events: Events, more: np.ndarray) -> Events:
+    """The distance of the jets as one more feature: it is correlated with m_jj."""
+    columns = (*events.features.columns, Column("dR_jj", "", "distance of the jets in eta and phi"))
+    features = replace(events.features, columns=columns, name="dijet/dr")
+    return Events(np.hstack([events.x, more[:, :1]]), events.mass, events.weight, events.identity, features)
+
+
 VARIANTS: dict[str, Callable[[Events], Events]] = {"baseline": baseline, "shifted": shifted, "noise": noise}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One trial: everything a method may look at, and what it is tested on, in the features of ``variant``."""
+    """One trial: everything a method may look at, and what it is tested on, in the features of ``variant`` (or "dr")."""
 
     trial: int
     s_over_b: float
     variant: str = "baseline"
 
     def _events(self, part: str, which: str = SET) -> Events:
+        if self.variant == "dr":
+            return with_distance(*table_of(part, which))
         return VARIANTS[self.variant](events_of(part, which))
 
     @property

@@ -22,8 +22,10 @@ import numpy as np
 from common import CACHE, publish, table
 from elsewhere.analysis.metrics import roc, sic
 from elsewhere.errors import FitError
+from elsewhere.samples.resonant import parts_of
 from elsewhere.workspace import read_json, write_json
-from problem import S_OVER_B, SET, VARIANTS, Problem, event_set
+from features import make
+from problem import S_OVER_B, SET, VARIANTS, Problem, identity_of
 
 #: What a half-size set is asked for, as fractions of supervised: pass, target (2109.00546 scaled to the size).
 WANTED = {
@@ -54,8 +56,7 @@ def path_of(job: Job) -> Path:
     """Where the result of a training is kept; another set of events or other code of the benchmark is another place."""
     folder = Path(__file__).parent
     text = "".join((folder / name).read_text() for name in ("problem.py", "methods.py"))
-    made = "".join(p.content for p in event_set(SET).parts.values())
-    key = hashlib.sha256((text + made).encode()).hexdigest()[:12]
+    key = hashlib.sha256((text + identity_of(SET)).encode()).hexdigest()[:12]
     method, variant, s_over_b, trial = job
     return CACHE / "resonant" / f"trainings-{key}" / f"{method}-{variant}-{s_over_b:g}-{trial}.json"
 
@@ -149,7 +150,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     methods = asked.methods.split(",")
-    event_set(SET)  # made here, not by two workers at once
+    make(
+        parts_of(SET), workers=asked.workers, minutes=float("inf")
+    )  # made here, not by two trainings at once
     if not asked.table:
         run(methods, asked.trials, asked.minutes, asked.workers)
     result = figures(collect(methods, asked.trials))

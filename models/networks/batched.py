@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FitError, InputError
+from ..device import chosen
 from .dense import one_thread
 from .stacked import (
     COLUMNS,
@@ -86,8 +87,12 @@ class Trained:
 def train_batched(members: Sequence[Member], settings: BatchSettings, threads: int = 1) -> list[Trained]:
     """Train every member, in the order given; ``threads`` changes the time only.
 
-    Raises `FitError` when the loss of a member stops being finite.
+    On a GPU (`models.device`) all members are one group. Raises `FitError` when the loss of a member stops being finite.
     """
+    if chosen() == "cuda":
+        from .batched_gpu import train_on_gpu
+
+        return train_on_gpu(members, settings)
     steps = [-(-len(m.rows) // settings.batch) for m in members]
     order = sorted(range(len(members)), key=lambda i: -steps[i])
     share = max(1, min(settings.group, -(-len(members) // max(1, threads))))
@@ -108,7 +113,7 @@ def train_batched(members: Sequence[Member], settings: BatchSettings, threads: i
 
 
 @dataclass
-class _History:
+class History:
     """One member while it trains: its losses and the epochs kept so far."""
 
     train: list[float] = field(default_factory=list)
@@ -116,14 +121,17 @@ class _History:
     kept: list[tuple[float, int, Floats]] = field(default_factory=list)
 
     def add(self, train: float, held: float, state: Floats, best: int) -> None:
+        """One epoch more; ``state`` stays if it is one of the ``best``."""
         self.train.append(train)
         self.held.append(held)
         self.kept = sorted([*self.kept, (held, len(self.held), state)], key=lambda k: k[:2])[:best]
 
     def stopped(self, patience: int | None) -> bool:
+        """Whether the last ``patience`` epochs brought nothing."""
         return patience is not None and len(self.held) - self.kept[0][1] >= patience
 
     def result(self) -> Trained:
+        """What is handed out."""
         states = np.stack([s for _, _, s in self.kept])
         return Trained(states, tuple(e for _, e, _ in self.kept), tuple(self.train), tuple(self.held))
 
@@ -139,7 +147,7 @@ class _Group:
         self.labels = [np.asarray(m.y[m.rows], np.float32) for m in members]
         self.weights = [np.asarray(m.weight, np.float32) for m in members]
         self.held = [_Held(m, settings) for m in members]
-        self.histories = [_History() for _ in members]
+        self.histories = [History() for _ in members]
         # torch's own memory is aligned, NumPy's need not be
         self.value = torch.from_numpy(np.stack([first_weights(m.seed, settings) for m in members])).clone()
         self.gradient, self.first, self.second = (torch.zeros_like(self.value) for _ in range(3))

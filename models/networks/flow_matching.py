@@ -15,7 +15,7 @@ def _times(t: Any) -> Any:
     """Embedding (n, 2 * _FREQUENCIES) of the time t (n,)."""
     import torch
 
-    angles = t[:, None] * (math.pi * torch.arange(1, _FREQUENCIES + 1, dtype=t.dtype))
+    angles = t[:, None] * (math.pi * torch.arange(1, _FREQUENCIES + 1, dtype=t.dtype, device=t.device))
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -28,7 +28,7 @@ def _with_divergence(linear: Sequence[Any], x: Any, t: float, c: Any) -> tuple[A
     from torch.nn.functional import elu
 
     n, d = x.shape
-    h = torch.cat([x, _times(torch.full((n,), t, dtype=x.dtype)), c], dim=1)
+    h = torch.cat([x, _times(torch.full((n,), t, dtype=x.dtype, device=x.device)), c], dim=1)
     tangent: Any = None
     for i, layer in enumerate(linear):
         weight = layer.weight.T
@@ -51,6 +51,9 @@ def build_velocity(config: Mapping[str, Any]) -> Any:
     import torch
 
     class Velocity(torch.nn.Module):
+        #: Its random numbers come from the processor, the same on every device: no step of it can be recorded.
+        draws_on_cpu = True
+
         def __init__(self) -> None:
             super().__init__()
             features, context = int(config["features"]), int(config["context"])
@@ -89,10 +92,10 @@ def build_velocity(config: Mapping[str, Any]) -> Any:
         def loss(self, v: Any, c: Any) -> Any:
             generator = self.generator if self.training else torch.Generator().manual_seed(self.seed + 1)
             n = len(v)
-            start = torch.randn(v.shape, generator=generator)
-            t = (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1.0
+            start = torch.randn(v.shape, generator=generator).to(v.device)
+            t = ((torch.rand(1, generator=generator) + torch.arange(n) / n) % 1.0).to(v.device)
             between = (1 - t[:, None]) * start + t[:, None] * v
-            between = between + self.sigma * torch.randn(v.shape, generator=generator)
+            between = between + self.sigma * torch.randn(v.shape, generator=generator).to(v.device)
             return (self.velocity(between, t, c) - (v - start)).square().sum(dim=1)
 
     return Velocity()

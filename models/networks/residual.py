@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..device import chosen
 from ..training import Sample, Task, TrainSettings, train
 from .flow_modules import load_parameters
 from .flows import FlowSettings, batches
@@ -90,7 +91,7 @@ class SignalDensity:
     members_: list[dict[str, NDArray[Any]]] = field(default_factory=list, repr=False)
     fractions_: list[float] = field(default_factory=list)
     likelihoods_: list[float] = field(default_factory=list)
-    _networks: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False)
+    _networks: dict[tuple[int, bool, str], Any] = field(default_factory=dict, repr=False)
 
     def learn(
         self,
@@ -176,10 +177,11 @@ class SignalDensity:
         }
 
     def _network(self, k: int, double: bool) -> Any:
-        if (k, double) not in self._networks:
-            network = load_parameters(build_residual(self._config(self.seed)), self.members_[k])
-            self._networks[k, double] = network.double() if double else network
-        return self._networks[k, double]
+        key = (k, double, chosen())
+        if key not in self._networks:
+            network = load_parameters(build_residual(self._config(self.seed)), self.members_[k]).to(key[2])
+            self._networks[key] = network.double() if double else network
+        return self._networks[key]
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker carries the weights, not the torch modules."""

@@ -137,8 +137,8 @@ def cross_entropies(logit: Any, y: Any) -> Any:
 class Scratch:
     """Memory for the outputs of layers, used again in every step instead of asking the system for it anew."""
 
-    def __init__(self) -> None:
-        self._kept: dict[Any, Any] = {}
+    def __init__(self, device: Any = "cpu") -> None:
+        self.device, self._kept = device, dict[Any, Any]()
 
     def of(self, name: tuple[str, int], shape: tuple[int, int, int]) -> Any:
         """A tensor of this shape, the same memory for the same name; its numbers are whatever is there."""
@@ -146,7 +146,7 @@ class Scratch:
 
         kept = self._kept.get(name)
         if kept is None or kept.shape[0] < shape[0] or kept.shape[1:] != shape[1:]:
-            kept = self._kept[name] = torch.empty(shape)
+            kept = self._kept[name] = torch.empty(shape, device=self.device)
         return kept[: shape[0]]
 
 
