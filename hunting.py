@@ -12,6 +12,7 @@ from .analysis.metrics import roc, sic, thinned
 from .analysis.report import plain
 from .analysis.sculpting import sculpting
 from .analysis.spectrum import Spectra, nested_spectra, passing
+from .analysis.validity import validity
 from .config import HuntSection
 from .errors import FitError
 from .events import Window, fold_of, identity_hash
@@ -89,7 +90,8 @@ def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, A
             seed=config.seed + i, threads=config.run.workers,
             progress=lambda d, t, i=i: progress(i * t + d, len(names) * t),
         )  # fmt: skip
-        out[variant] = {**plain(result), **_truth(search, data, result, variant)}
+        judged = {"validity": plain(validity(result.results))}
+        out[variant] = {**plain(result), **judged, **_truth(search, data, result, variant)}
     write_json(search.space.path("hunt.json"), out)
     return ["hunt.json"], {}
 
@@ -178,6 +180,8 @@ def summary(found: dict[str, Any]) -> list[str]:
         f"before the cut, same window: {before['n']:.0f} on {before['b']:.0f} +- {before['b_error']:.0f}, "
         f"local Z = {before['z']:.2f}",
     ]
+    if not found["validity"]["valid"]:
+        lines.insert(0, found["validity"]["words"])
     if found["failed"]:
         lines.append(f"{len(found['failed'])} fits failed: {found['failed'][0]}")
     return lines

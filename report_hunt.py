@@ -245,6 +245,7 @@ def hunt_searches(search: Search, shared: Sequence[ReportPart]) -> list[ReportSe
         data = sample(search.space, search.config, variant, "scores")
         quoted, verdict = words(found)
         lines = summary(found)
+        biased = [] if found["overall"] is None or found["validity"]["valid"] else [lines.pop(0)]
         nothing = verdict == "nothing found"
         injected = int(data.is_signal.sum())
         asked = f"Is there a resonance in {len(data.table):,} events"
@@ -276,7 +277,7 @@ def hunt_searches(search: Search, shared: Sequence[ReportPart]) -> list[ReportSe
                 asked, " ".join(f"{t[0].upper()}{t[1:]}." for t in lines[1:3]), f"{verdict}; {quoted}",
                 "nothing" if nothing else "excess",
                 facts=[("local Z", f"{found['best']['z']:.2f}"), ("before the cut", f"{found['before']['z']:.2f}"), ("mass", mass)],
-                warnings=found["failed"], parts=parts, numbers={"hunt": found},
+                warnings=[*biased, *found["failed"]], parts=parts, numbers={"hunt": found},
             )
         )  # fmt: skip
     return out

@@ -15,8 +15,8 @@ from .deploy.emulator import FirmwareScore, InputScale
 from .deploy.firmware import export, write_thresholds
 from .deploy.precision import FirmwareSettings
 from .errors import ConfigError, FitError
-from .models.folds import Guarded
 from .models.device import on
+from .models.folds import Guarded
 from .models.methods import build
 from .models.store import Stored, load, save
 from .models.training import TrainPlan
@@ -47,7 +47,9 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
     score = build(config.score.method, config.score.settings, "score")
     ray = config.run.training == "ray"
     if ray and config.run.device == "cuda":
-        raise ConfigError("run.device: cuda trains a trigger's score in this process; set run.training: plain")
+        raise ConfigError(
+            "run.device: cuda trains a trigger's score in this process; set run.training: plain"
+        )
     if hasattr(score, "trainer"):
         score.trainer = TrainPlan(
             backend="ray" if ray else "plain", workers=config.run.workers if ray else 1, ray_address=config.run.ray,

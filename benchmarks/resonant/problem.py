@@ -1,7 +1,8 @@
 """The common problem that every method is measured on: data with a hidden W', and test events no method ever sees.
 
 Set half, half the published size (2109.00546): 60,000 background events in the signal region 3.3-3.7 TeV, as many again for an
-idealised template, sidebands from an inclusive sample, tested on 150,000 background events and the held-out signal. Set small has a
+idealised template, sidebands from 500,000 inclusive events (the set's and more of the same), tested on 150,000 background events
+and the held-out signal. Set small has a
 quarter of that and takes the sidebands of the QCD events that ship beside its own; its figures are no published ones. Every trial has
 its own signal draw and its own split of the signal region's background into data and template.
 """
@@ -21,7 +22,7 @@ from elsewhere.events import Column, Events, Window, identity_hash
 from elsewhere.processors.features import load_features
 from elsewhere.processors.preflight import preflight
 from elsewhere.processors.stream import process
-from elsewhere.samples.resonant import parts_of
+from elsewhere.samples.resonant import Part, parts_of
 from elsewhere.samples.shipped import shipped
 from elsewhere.workspace import Workspace
 from features import make, read_part, table_path
@@ -33,8 +34,8 @@ SIZES = {"half": (60_000, 0.006), "small": (16_000, 0.0116)}
 SET = os.environ.get("ELSEWHERE_SET", "half")
 REGION, S_OVER_B = SIZES[SET]
 SEED = 1
-#: Chunks of the other shower's QCD that stand for a simulation: as many as the inclusive data of set half.
-SIMULATED = 75
+#: Chunks of inclusive data and of the other shower's QCD that stands for a simulation.
+INCLUSIVE, SIMULATED = 250, 60
 NOISE = 50
 #: Fractions of the hunted mass that `shifted` adds to both jet-mass columns.
 SHIFT = 0.1
@@ -45,12 +46,25 @@ def identity_of(which: str) -> str:
     return " ".join(table_path(p.card, SEED, i).name for p in parts_of(which) for i in p.numbers)
 
 
+def simulated() -> Part:
+    """The other shower's QCD at all masses."""
+    return replace(next(p for p in parts_of("alternative") if p.name == "alternative"), chunks=SIMULATED)
+
+
+def inclusive() -> Part:
+    """QCD at all masses of the size that belongs to the signal region of set half: more of the part that the set begins."""
+    return replace(next(p for p in parts_of("full") if p.name == "inclusive"), chunks=INCLUSIVE)
+
+
 @cache
 def table_of(part: str, which: str = SET) -> tuple[Events, np.ndarray]:
     """All selected events of a part and the columns `features.MORE`, in an order that has nothing to do with how they were made."""
-    wanted = next(p for p in parts_of(which) if p.name == part)
     if part == "alternative":
-        wanted = replace(wanted, chunks=SIMULATED)
+        wanted = simulated()
+    elif (part, which) == ("inclusive", "half"):
+        wanted = inclusive()
+    else:
+        wanted = next(p for p in parts_of(which) if p.name == part)
     make([wanted], workers=2, minutes=float("inf"))  # what is there already is not made again
     found, more = read_part(wanted, SEED)
     order = np.argsort(identity_hash(found.identity, 99))
@@ -111,20 +125,33 @@ def with_distance(events: Events, more: np.ndarray) -> Events:
     return Events(np.hstack([events.x, more[:, :1]]), events.mass, events.weight, events.identity, features)
 
 
+def heavy_first(events: Events, more: np.ndarray) -> Events:
+    """The features of PAWS (2405.08889): mass, tau21 and tau32 of the heavier jet, then of the lighter."""
+    light, difference, tau21_1, tau21_2 = events.x.T
+    x = np.stack([light + difference, tau21_2, more[:, 2], light, tau21_1, more[:, 1]], axis=1)
+    names = ("m_h1", "tau21_h1", "tau32_h1", "m_h2", "tau21_h2", "tau32_h2")
+    columns = tuple(
+        Column(n, "GeV" if n[0] == "m" else "", "of the heavier (h1) or lighter jet") for n in names
+    )
+    features = replace(events.features, columns=columns, name="dijet/paws")
+    return Events(x, events.mass, events.weight, events.identity, features)
+
+
+WIDER: dict[str, Callable[[Events, np.ndarray], Events]] = {"dr": with_distance, "paws": heavy_first}
 VARIANTS: dict[str, Callable[[Events], Events]] = {"baseline": baseline, "shifted": shifted, "noise": noise}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One trial: everything a method may look at, and what it is tested on, in the features of ``variant`` (or "dr")."""
+    """One trial: everything a method may look at, and what it is tested on, in the features of ``variant`` (of `VARIANTS` or `WIDER`)."""
 
     trial: int
     s_over_b: float
     variant: str = "baseline"
 
     def _events(self, part: str, which: str = SET) -> Events:
-        if self.variant == "dr":
-            return with_distance(*table_of(part, which))
+        if self.variant in WIDER:
+            return WIDER[self.variant](*table_of(part, which))
         return VARIANTS[self.variant](events_of(part, which))
 
     @property

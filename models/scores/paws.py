@@ -40,7 +40,98 @@ def negative_log(ratio: Any, mu: Any, is_data: Any) -> Any:  # noqa: ARG001
 
 
 @dataclass
-class Paws:
+class _Prior:
+    """What both keep and how a fitted one is read: settings of f(x; theta) and of the fit, and what was learnt."""
+
+    grids: Any = field(default=(), repr=False, compare=False)  # of PriorGrid
+    hidden: tuple[int, ...] = (256, 128, 64)
+    epochs: int = 100
+    patience: int = 10
+    batch: int = 1024
+    learning_rate: float = 1e-3
+    calibration: int = 20_000
+    starts: int = 10
+    fit_epochs: int = 200
+    fit_patience: int = 20
+    fit_batch: int = 8192
+    fit_rate: float = 0.05
+    clip: float = 1e-4
+    validation: float = 1.0 / 3.0
+    seed: int = 0
+    networks_: list[RatioNetwork] = field(default_factory=list, repr=False, compare=False)
+    points_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False)
+    best_: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    ends_: list[dict[str, Any]] = field(default_factory=list, repr=False, compare=False)
+    landscape_: NDArray[np.float64] = field(
+        default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False
+    )
+    profile_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation < 1 or self.calibration < 1:
+            raise ConfigError(
+                f"found validation {self.validation}, calibration {self.calibration}; expected a fraction between 0 "
+                "and 1, and at least 1 event"
+            )
+        self._plan()
+
+    @property
+    def z(self) -> float:
+        """sqrt(q0) of the data's profile likelihood in mu: local, its trials in theta are not counted."""
+        return float(np.sqrt(self._fitted(self.profile_)[0, 1]))
+
+    def interval(self, level: float = 1.0) -> tuple[float, float]:
+        """The signal fractions with 2 (NLL - min NLL) <= ``level``: 1 for 68 %, 3.84 for 95 % (asymptotic)."""
+        return interval_of(self._fitted(self.profile_), level)
+
+    def _fitted(self, learnt: Any) -> Any:
+        """``learnt``, or an `InputError` before the fit."""
+        if not len(learnt):
+            raise InputError(f"this {type(self).__name__} has not been fitted")
+        return learnt
+
+    def _llr(self, events: Events) -> NDArray[np.float64]:
+        """1 + mu (Lambda - 1) at the fitted point, shape (n,)."""
+        best = self._fitted(self.best_)
+        self._check(events)
+        return fitted_llr(self.networks_, best, events.x)
+
+    def _check(self, events: Events) -> None:
+        """Raise unless the events have as many features as the grid's."""
+        check_scored(events, len(self.networks_[0].mean) - self.points_.shape[1], type(self).__name__)
+
+    def _plan(self) -> PriorPlan:
+        return PriorPlan(
+            self.starts,
+            self.fit_epochs,
+            self.fit_patience,
+            self.fit_rate,
+            self.clip,
+            self.fit_batch,
+            self.seed,
+        )
+
+    def _keep(self, found: PriorResult) -> None:
+        self.best_, self.ends_ = found.summary, [as_dict(e) for e in found.ends]
+        self.landscape_, self.profile_ = found.landscape, found.profile
+
+    def state(self) -> Stateful:
+        """Networks, the fitted point, all starts, the landscape and the profile."""
+        info, arrays = networks_state(self.networks_)
+        tables = {"points": self.points_, "landscape": self.landscape_, "profile": self.profile_}
+        return {**info, "best": self.best_, "ends": self.ends_}, {**arrays, **tables}, {}
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+        self.networks_ = networks_from(info, arrays)
+        self.best_, self.ends_ = info["best"], info["ends"]
+        self.points_, self.landscape_ = arrays["points"], arrays["landscape"]
+        self.profile_ = arrays["profile"]
+        return self
+
+
+@dataclass
+class Paws(_Prior):
     """Weak supervision with few parameters: theta, mu, and alpha with two topologies (2405.08889).
 
     ``grids`` (one, or two topologies with the same parameters) hold simulated signals and background. First f(x; theta)
@@ -62,35 +153,12 @@ class Paws:
 
     paper: ClassVar[str] = "2405.08889"
 
-    grids: Any = field(default=(), repr=False, compare=False)  # of PriorGrid
-    hidden: tuple[int, ...] = (256, 128, 64)
-    epochs: int = 100
-    patience: int = 10
-    batch: int = 1024
-    learning_rate: float = 1e-3
     denominator: Literal["weights", "balanced", "1 - mu"] = "weights"
     normalise: bool = True
-    calibration: int = 20_000
-    starts: int = 10
-    fit_epochs: int = 200
-    fit_patience: int = 20
-    fit_batch: int = 8192
-    fit_rate: float = 0.05
-    clip: float = 1e-4
-    validation: float = 1.0 / 3.0
-    seed: int = 0
     r_: float = field(default=1.0, repr=False, compare=False)
-    networks_: list[RatioNetwork] = field(default_factory=list, repr=False, compare=False)
-    points_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False)
-    best_: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    ends_: list[dict[str, Any]] = field(default_factory=list, repr=False, compare=False)
-    landscape_: NDArray[np.float64] = field(
-        default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False
-    )
-    profile_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_fractions(self)
+        super().__post_init__()
         if self.denominator not in ("weights", "balanced", "1 - mu"):
             raise ConfigError(
                 f"denominator: found {self.denominator!r}, expected weights, balanced or 1 - mu"
@@ -119,11 +187,11 @@ class Paws:
         x, y, weight, held = sorted_samples(reference, data, self.seed, self.validation)
         if not self.networks_:
             self.pretrain()
-        check_scored(data, _columns(self), "Paws")
+        self._check(data)
         self.r_, scale = self._ratio(y, weight)
         weight[y == 0] *= scale
         problem = PriorProblem(self.networks_, x, y, weight, held, self.calibration, self.normalise)
-        _keep(self, problem.solve(self._each, self.points_, _plan(self), data_only=False))
+        self._keep(problem.solve(self._each, self.points_, self._plan(), data_only=False))
         return self
 
     def _ratio(self, y: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
@@ -144,21 +212,9 @@ class Paws:
         r = self._r(mu)
         return (ratio + r).log() - ratio.where(is_data, r).clamp(min=1e-300).log() - float(np.log(2.0))
 
-    @property
-    def z(self) -> float:
-        """sqrt(q0) of the data's profile likelihood in mu: local, its trials in theta are not counted."""
-        return _z(self.profile_, "Paws")
-
-    def interval(self, level: float = 1.0) -> tuple[float, float]:
-        """The signal fractions with 2 (NLL - min NLL) <= ``level``: 1 for 68 %, 3.84 for 95 % (asymptotic)."""
-        return interval_of(self.profile_, level)
-
     def score(self, events: Events) -> NDArray[np.float64]:
         """LLR / (LLR + r) at the fitted theta, mu and alpha, shape (n,)."""
-        if not self.best_:
-            raise InputError("this Paws has not been fitted")
-        check_scored(events, _columns(self), "Paws")
-        ratio = fitted_llr(self.networks_, self.best_, events.x)
+        ratio = self._llr(events)
         return check_probability(weak_output(ratio, self._r(self.best_["mu"])), "Paws")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,19 +222,18 @@ class Paws:
         return {**self.__dict__, "grids": () if self.networks_ else self.grids}
 
     def state(self) -> Stateful:
-        """Networks, the fitted point, all starts, the landscape and the profile."""
-        info, arrays = _state(self)
-        return {**info, "r": self.r_}, arrays, {}
+        """Networks, the fitted point, all starts, the landscape, the profile and r."""
+        info, arrays, texts = super().state()
+        return {**info, "r": self.r_}, arrays, texts
 
-    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
-        _restore(self, info, arrays)
         self.r_ = info["r"]
-        return self
+        return super().restore(info, arrays, texts)
 
 
 @dataclass
-class Gbi:
+class Gbi(_Prior):
     """Inference with a learned background (2506.00119): minimise -sum over data of ln(1 + mu (kappa Lambda - 1)).
 
     The reference is the generated background (samples of CATHODE or another one). Lambda = f / (1 - f) of f(x; theta)
@@ -192,33 +247,7 @@ class Gbi:
 
     paper: ClassVar[str] = "2506.00119"
 
-    grids: Any = field(default=(), repr=False, compare=False)  # of PriorGrid
-    hidden: tuple[int, ...] = (256, 128, 64)
-    epochs: int = 100
-    patience: int = 10
-    batch: int = 1024
-    learning_rate: float = 1e-3
-    calibration: int = 20_000
-    starts: int = 10
-    fit_epochs: int = 200
-    fit_patience: int = 20
-    fit_batch: int = 8192
-    fit_rate: float = 0.05
-    clip: float = 1e-4
-    validation: float = 1.0 / 3.0
-    seed: int = 0
-    networks_: list[RatioNetwork] = field(default_factory=list, repr=False, compare=False)
     own_: bool = field(default=False, repr=False, compare=False)  # f was trained on a part of the reference
-    points_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False)
-    best_: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    ends_: list[dict[str, Any]] = field(default_factory=list, repr=False, compare=False)
-    landscape_: NDArray[np.float64] = field(
-        default_factory=lambda: np.zeros((0, 0)), repr=False, compare=False
-    )
-    profile_: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)), repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        _check_fractions(self)
 
     def fit(self, reference: Events, data: Events) -> Self:
         """Fit theta, mu and alpha to the data; raises as `Paws.fit`."""
@@ -237,81 +266,25 @@ class Gbi:
                 for k, g in enumerate(grids)
             ]
         x, y, weight, held = sorted_samples(calibration, data, self.seed, self.validation)
-        check_scored(data, _columns(self), "Gbi")
+        self._check(data)
         problem = PriorProblem(self.networks_, x, y, weight, held, self.calibration, normalise=True)
-        _keep(self, problem.solve(negative_log, self.points_, _plan(self), data_only=True))
+        self._keep(problem.solve(negative_log, self.points_, self._plan(), data_only=True))
         return self
-
-    @property
-    def z(self) -> float:
-        """sqrt(q0) of the profile likelihood in mu: local, its trials in theta are not counted."""
-        return _z(self.profile_, "Gbi")
-
-    def interval(self, level: float = 1.0) -> tuple[float, float]:
-        """The signal fractions with 2 (NLL - min NLL) <= ``level``: 1 for 68 %, 3.84 for 95 % (asymptotic)."""
-        return interval_of(self.profile_, level)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """ln(1 + mu (kappa Lambda - 1)), shape (n,)."""
-        if not self.best_:
-            raise InputError("this Gbi has not been fitted")
-        check_scored(events, _columns(self), "Gbi")
-        return np.log(np.maximum(fitted_llr(self.networks_, self.best_, events.x), 1e-300))
+        return np.log(np.maximum(self._llr(events), 1e-300))
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker leaves the simulation at home once its classifier needs no other training."""
         return {**self.__dict__, "grids": () if self.networks_ and not self.own_ else self.grids}
 
     def state(self) -> Stateful:
-        """Networks, the fitted point, all starts, the landscape and the profile."""
-        info, arrays = _state(self)
-        return {**info, "own": self.own_}, arrays, {}
+        """Networks, the fitted point, all starts, the landscape, the profile and whose background f has seen."""
+        info, arrays, texts = super().state()
+        return {**info, "own": self.own_}, arrays, texts
 
-    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
-        _restore(self, info, arrays)
         self.own_ = info["own"]
-        return self
-
-
-def _check_fractions(method: Paws | Gbi) -> None:
-    if not 0 < method.validation < 1 or method.calibration < 1:
-        raise ConfigError(
-            f"found validation {method.validation}, calibration {method.calibration}; expected a fraction between 0 "
-            "and 1, and at least 1 event"
-        )
-    _plan(method)
-
-
-def _plan(method: Paws | Gbi) -> PriorPlan:
-    m = method
-    return PriorPlan(m.starts, m.fit_epochs, m.fit_patience, m.fit_rate, m.clip, m.fit_batch, m.seed)
-
-
-def _columns(method: Paws | Gbi) -> int:
-    """Features of an event."""
-    return len(method.networks_[0].mean) - method.points_.shape[1]
-
-
-def _z(profile: NDArray[np.float64], who: str) -> float:
-    if not len(profile):
-        raise InputError(f"this {who} has not been fitted")
-    return float(np.sqrt(profile[0, 1]))
-
-
-def _keep(method: Paws | Gbi, found: PriorResult) -> None:
-    method.best_, method.ends_ = found.summary, [as_dict(e) for e in found.ends]
-    method.landscape_, method.profile_ = found.landscape, found.profile
-
-
-def _state(method: Paws | Gbi) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    info, arrays = networks_state(method.networks_)
-    tables = {"points": method.points_, "landscape": method.landscape_, "profile": method.profile_}
-    return {**info, "best": method.best_, "ends": method.ends_}, {**arrays, **tables}
-
-
-def _restore(method: Paws | Gbi, info: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    method.networks_ = networks_from(info, arrays)
-    method.best_, method.ends_ = info["best"], info["ends"]
-    method.points_, method.landscape_ = arrays["points"], arrays["landscape"]
-    method.profile_ = arrays["profile"]
+        return super().restore(info, arrays, texts)

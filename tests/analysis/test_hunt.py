@@ -6,6 +6,7 @@ from elsewhere.analysis.counting import signed_z
 from elsewhere.analysis.hunt import bias_of, corrected_z, hunt, scan, separate, toy_input
 from elsewhere.analysis.spectrum import Spectra, nested_spectra, passing
 from elsewhere.analysis.toys import global_p, toy_maxima
+from elsewhere.analysis.validity import validity
 from elsewhere.errors import FitError
 from elsewhere.events import Window
 
@@ -49,6 +50,23 @@ def test_the_global_p_value_of_background_is_uniform():
 
     p = [run(100 + i, toys=250).overall.p for i in range(40)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_a_classifier_that_knows_the_mass_makes_the_search_invalid():
+    """Every window's own cut doubles and more what is in it: not valid, with the window named; without that, valid."""
+    told = []
+    for window, one in zip(WINDOWS, spectra(3), strict=True):
+        inside = window.contains(0.5 * (EDGES[1:] + EDGES[:-1]))
+        counts = one.counts.copy()
+        counts[1, inside] = np.round(counts[1, inside] * 2.5)
+        told.append(Spectra(EDGES, CUTS, counts))
+    biased = validity(scan(WINDOWS, told, ENERGY)[0])
+    assert not biased.valid
+    assert "this search is not valid" in biased.words
+    assert len(biased.biased) == len(WINDOWS)
+    clean = validity(scan(WINDOWS, spectra(3), ENERGY)[0])
+    assert clean.valid
+    assert not clean.biased
 
 
 def test_trials_cost_significance():
