@@ -145,9 +145,16 @@ def test_ranode_finds_the_signal_and_its_fraction(fraction):
     assert m.mean() == pytest.approx(3500, abs=30)
 
 
-def test_ranode_finds_little_where_there_is_nothing():
-    model = RAnode(**FLOW, **RESIDUAL).fit(beside(10_000, 1), inside(8000, 5))
-    assert model.fraction_ < 0.01
+def test_ranode_gains_little_where_there_is_nothing():
+    """Its fraction alone says nothing without signal: the likelihood it gains over (almost) none does."""
+    fractions = (1e-4, 0.03)
+    gains = []
+    for injected in (0.0, 0.1):
+        data = inside(8000, 5, fraction=injected)
+        model = RAnode(**FLOW, **RESIDUAL, fractions=fractions).fit(beside(10_000, 1), data)
+        gains.append(8000 * model.signal_validation * (model.scan_[0.03] - model.scan_[1e-4]))
+    assert gains[0] < 40
+    assert gains[1] > 200
 
 
 def test_ranode_takes_the_likeliest_of_several_fractions():
