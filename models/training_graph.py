@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _WARM_UP = 3
+
+
+def set_rate(adam: Any, rate: float) -> None:
+    """Give ``adam`` another learning rate; on a GPU it is a tensor, which a recorded step reads again."""
+    for group in adam.param_groups:
+        if hasattr(group["lr"], "fill_"):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class GraphedSteps:
@@ -67,8 +76,8 @@ class GraphedSteps:
                 for name, moment in self.adam.state[parameter].items():
                     moment.copy_(kept[name]) if name in kept else moment.zero_()
 
-    def epoch(self, order: NDArray[np.int64]) -> float:
-        """One pass over the rows in this order; the weighted sum of their losses."""
+    def epoch(self, order: NDArray[np.int64], rates: Sequence[float]) -> float:
+        """One pass over the rows in this order, with the learning rate of each step; the weighted sum of their losses."""
         import torch
 
         steps = -(-len(order) // self.batch)
@@ -84,5 +93,6 @@ class GraphedSteps:
         for k in range(steps):
             self.rows.copy_(rows[k])
             self.there.copy_(there[k])
+            set_rate(self.adam, rates[k])
             graph.replay()
         return float(self.total)

@@ -17,7 +17,7 @@ from ..errors import FitError, InputError
 from ..workspace import atomic, digest
 from .arrays import read_arrays, write_arrays
 from .device import chosen
-from .training_graph import GraphedSteps
+from .training_graph import GraphedSteps, set_rate
 from .training_task import Progress, State, Task, TrainingRecord, TrainingResult, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class Trainer:
         self.names = [n for n, _ in self.network.named_parameters()]
         self.parameters = list(self.network.parameters())
         on_gpu = self.device.type == "cuda"
-        self.adam = torch.optim.Adam(self.parameters, lr=settings.learning_rate, capturable=on_gpu)
+        rate = torch.tensor(settings.learning_rate, device=self.device) if on_gpu else settings.learning_rate
+        self.adam = torch.optim.Adam(self.parameters, lr=rate, capturable=on_gpu)
         self.train = {k: torch.from_numpy(v).to(self.device) for k, v in task.train.arrays().items()}
         held = task.validation.arrays() if task.validation else {}
         self.held = {k: torch.from_numpy(v).to(self.device) for k, v in held.items()}
@@ -106,6 +107,7 @@ class Trainer:
             else None
         )
         self.steps = 0
+        self.all_steps = settings.epochs * -(-len(self.train["x"]) // settings.batch)
         self.done = Progressed()
 
     def run(self, folder: Path | None, key: str, report: Progress | None) -> None:
@@ -144,8 +146,10 @@ class Trainer:
         n, batch = len(self.train["x"]), self.settings.batch
         order = np.random.default_rng([self.settings.seed, epoch]).permutation(n)
         if self.graphed is not None:
-            self.steps += -(-n // batch)
-            return self.graphed.epoch(order) / float(self.train["weight"].double().sum())
+            following = range(self.steps, self.steps + -(-n // batch))
+            self.steps = following.stop
+            rates = [self.settings.rate(k, self.all_steps) for k in following]
+            return self.graphed.epoch(order, rates) / float(self.train["weight"].double().sum())
         loss = 0.0
         for start in range(0, n, batch):
             rows = order[start : start + batch]
@@ -187,6 +191,7 @@ class Trainer:
         sizes = [p.numel() for p in self.parameters]
         for parameter, part in zip(self.parameters, gradient.split(sizes), strict=True):
             parameter.grad = part.reshape(parameter.shape)
+        set_rate(self.adam, self.settings.rate(self.steps, self.all_steps))
         self.adam.step()
         self.steps += 1
 

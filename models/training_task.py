@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ from ..errors import ConfigError, InputError
 #: Called after each epoch with (epoch counted from 1, training loss, validation loss or None).
 Progress = Callable[[int, float, "float | None"], None]
 State = dict[str, NDArray[Any]]
+#: How the learning rate changes in the course of a training.
+Schedule = Literal["constant", "cosine"]
+#: Part of the steps over which a rate that changes first rises.
+_RISE = 0.01
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class TrainSettings:
     """How to train. Only the second group of fields is free to change without changing the result.
 
     ``keep``: "last" gives the state after the last epoch, "best" the ``best`` epochs of lowest validation loss.
+    ``schedule``: "constant", or "cosine" from ``learning_rate`` down to 0 after a rise over the first hundredth of the steps.
     """
 
     epochs: int
@@ -70,6 +76,7 @@ class TrainSettings:
     shards: int = 4
     keep: Literal["last", "best"] = "last"
     best: int = 1
+    schedule: Schedule = "constant"
 
     backend: Literal["plain", "ray"] = "plain"
     workers: int = 1
@@ -83,12 +90,21 @@ class TrainSettings:
             raise ConfigError(
                 f"found backend {self.backend!r}, keep {self.keep!r}; expected plain or ray, last or best"
             )
+        if self.schedule not in get_args(Schedule):
+            raise ConfigError(f"schedule: found {self.schedule!r}, expected constant or cosine")
         if self.workers > self.shards:
             raise ConfigError(
                 f"{self.workers} workers cannot share {self.shards} shards; ask for at most {self.shards}"
             )
         if self.backend == "plain" and self.workers != 1:
             raise ConfigError(f"backend 'plain' has one worker, {self.workers} asked for; use backend 'ray'")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step ``step``, counted from 0, of ``steps``."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        rise = min(1.0, (step + 1) / max(1.0, _RISE * steps))
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     def identity(self) -> dict[str, Any]:
         """The fields that the result depends on."""

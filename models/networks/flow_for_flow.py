@@ -43,7 +43,8 @@ def base_settings(method: Any) -> FlowSettings:
     """The base flow's settings among the fields of a method that has one: kind, transforms, base_hidden, base_epochs .."""
     return FlowSettings(
         method.kind, method.transforms, method.base_hidden, epochs=method.base_epochs, batch=method.batch,
-        learning_rate=method.learning_rate, validation=method.validation, best=1, preprocess=method.preprocess,
+        learning_rate=method.learning_rate, validation=method.validation, best=1,
+        schedule=method.base_schedule, preprocess=method.preprocess,
     )  # fmt: skip
 
 

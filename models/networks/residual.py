@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..device import chosen
 from ..training import Sample, Task, TrainSettings, train
+from ..training_task import Schedule
 from .flow_modules import load_parameters
 from .flows import FlowSettings, batches
 from .signal_flow import ODDS_SCALE, build_residual, residual_loss
@@ -78,6 +79,7 @@ class SignalSettings:
     batch: int
     learning_rate: float
     best: int
+    schedule: Schedule = "constant"
 
 
 @dataclass(eq=False)
@@ -121,7 +123,14 @@ class SignalDensity:
         result = train(
             Task(build_residual, config, residual_loss, kept, validation),
             TrainSettings(
-                how.epochs, how.batch, how.learning_rate, seed, shards=1, keep="best", best=how.best
+                how.epochs,
+                how.batch,
+                how.learning_rate,
+                seed,
+                shards=1,
+                keep="best",
+                best=how.best,
+                schedule=how.schedule,
             ),
         )
         for state in result.states:

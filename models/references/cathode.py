@@ -13,6 +13,7 @@ from ...events import Events, FeatureSet, Window
 from ..densities import check_density, check_known, fit_flow, flow_settings, in_order, sampled_events
 from ..networks.flows import ConditionalFlow, Kind
 from ..networks.mass_density import SidebandMass, WindowMass
+from ..training_task import Schedule
 from .outside import outside
 
 
@@ -41,6 +42,7 @@ class Cathode:
     learning_rate: float = 1e-4
     validation: float = 0.2
     best: int = 10
+    schedule: Schedule = "constant"
     width: float = 0.0
     oversampling: float = 4.0
     mass: Literal["data", "sidebands"] = "data"

@@ -15,6 +15,7 @@ from ..networks.flow_for_flow import Rows, base_settings, frozen_base, top_setti
 from ..networks.flows import ConditionalFlow
 from ..networks.transport import TransportSettings, in_batches, moved, with_weights
 from ..training import TrainingRecord
+from ..training_task import Schedule
 from .closure import Closure, closure
 from .copies import (
     check_sample,
@@ -79,6 +80,7 @@ class Feta:
     transforms: int = 0
     base_hidden: tuple[int, ...] = ()
     base_epochs: int = 100
+    base_schedule: Schedule = "constant"
     preprocess: Literal["logit", "standard"] = "logit"
     layers: int = 8
     hidden: tuple[int, ...] = (64, 64)

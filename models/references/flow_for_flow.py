@@ -15,6 +15,7 @@ from ..networks.flow_for_flow import Rows, base_settings, frozen_base, top_setti
 from ..networks.flows import ConditionalFlow
 from ..networks.transport import TransportSettings, between, in_batches, with_weights
 from ..training import TrainingRecord
+from ..training_task import Schedule
 from .copies import ordered, sides
 from .transported import Template, TransportReport, check_transport, report_of
 
@@ -43,6 +44,7 @@ class CurtainsFlow:
     transforms: int = 0
     base_hidden: tuple[int, ...] = ()
     base_epochs: int = 100
+    base_schedule: Schedule = "constant"
     preprocess: Literal["logit", "standard"] = "logit"
     layers: int = 8
     hidden: tuple[int, ...] = (64, 64)

@@ -12,6 +12,7 @@ from ...events import Events, FeatureSet
 from ..densities import check_density, check_known, fit_flow, flow_settings
 from ..networks.flows import ConditionalFlow, Kind
 from ..scores.latent import latent_features
+from ..training_task import Schedule
 
 
 @dataclass
@@ -33,6 +34,7 @@ class FlowLatent:
     learning_rate: float = 1e-4
     validation: float = 0.2
     best: int = 10
+    schedule: Schedule = "constant"
     seed: int = 0
     flow_: ConditionalFlow | None = field(default=None, repr=False, compare=False)
 

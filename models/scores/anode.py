@@ -13,6 +13,7 @@ from ...events import Events
 from ..densities import check_density, check_known, fit_flow, flow_settings
 from ..nesting import restore_under, state_under
 from ..networks.flows import ConditionalFlow, Kind
+from ..training_task import Schedule
 from .flow_density import first
 
 
@@ -40,6 +41,7 @@ class Anode:
     learning_rate: float = 1e-4
     validation: float = 0.2
     best: int = 10
+    schedule: Schedule = "constant"
     clip: float = 0.9999
     seed: int = 0
     background_: ConditionalFlow | None = field(default=None, repr=False, compare=False)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...events import Events, identity_hash
 from ..densities import check_density, check_known, fit_flow, flow_settings
 from ..networks.flows import ConditionalFlow, Kind
+from ..training_task import Schedule
 
 
 @dataclass
@@ -36,6 +37,7 @@ class FlowDensity:
     learning_rate: float = 1e-4
     validation: float = 0.2
     best: int = 10
+    schedule: Schedule = "constant"
     preprocess: Literal["logit", "standard"] = "logit"
     conditional: bool = True
     seed: int = 0

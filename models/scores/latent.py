@@ -14,6 +14,7 @@ from ..base import Score
 from ..densities import check_density, check_known, fit_flow, flow_settings, in_order, sampled_events
 from ..nesting import restore_under, state_under
 from ..networks.flows import ConditionalFlow, Kind
+from ..training_task import Schedule
 
 
 def latent_features(before: FeatureSet) -> FeatureSet:
@@ -54,6 +55,7 @@ class LaCathode:
     learning_rate: float = 1e-4
     validation: float = 0.2
     best: int = 10
+    schedule: Schedule = "constant"
     oversampling: float = 4.0
     seed: int = 0
     flow_: ConditionalFlow | None = field(default=None, repr=False, compare=False)

@@ -14,6 +14,7 @@ from ..densities import check_density, check_known, fit_flow, flow_settings, in_
 from ..nesting import restore_under, state_under
 from ..networks.flows import ConditionalFlow, Kind
 from ..networks.residual import MassFrame, SignalDensity, SignalSettings
+from ..training_task import Schedule
 
 #: ln p is cut off here on both sides, so that every score is finite.
 _LARGEST = 100.0
@@ -48,6 +49,7 @@ class RAnode:
     learning_rate: float = 1e-4
     validation: float = 0.2
     best: int = 10
+    schedule: Schedule = "constant"
     signal_kind: Literal["maf", "nsf"] = "nsf"
     signal_transforms: int = 6
     signal_hidden: tuple[int, ...] = (64, 64)
@@ -114,6 +116,7 @@ class RAnode:
             self.batch,
             self.signal_learning_rate,
             self.best,
+            self.schedule,
         )
         density = SignalDensity(settings, frame, v.shape[1], self.seed)
         for split in range(self.splits):

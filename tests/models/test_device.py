@@ -42,7 +42,8 @@ def test_all_members_at_once_end_where_each_ends_alone():
         np.testing.assert_allclose(one.states, other.states, atol=1e-4)
 
 
-def test_recorded_steps_are_the_loops_steps():
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_recorded_steps_are_the_loops_steps(schedule):
     """A flow trained by the steps a GPU would replay: a last batch that is not full, weights, the loop's losses."""
     rng = np.random.default_rng(0)
     x, m = rng.normal(size=(1000, 3)).astype(np.float32), rng.normal(size=(1000, 1)).astype(np.float32)
@@ -50,7 +51,7 @@ def test_recorded_steps_are_the_loops_steps():
     task = Task(
         build_flow, FlowSettings(transforms=2, hidden=(16,)).network(3, 1, 5), flow_loss, sample, sample
     )
-    settings = TrainSettings(3, 256, 1e-3, 1, shards=1)
+    settings = TrainSettings(3, 256, 1e-3, 1, shards=1, schedule=schedule)
     usual, graphed = (Trainer(task, settings, Alone()) for _ in range(2))
     steps = GraphedSteps(graphed.network, graphed.adam, graphed.loss, graphed.train, 256)
 

@@ -65,13 +65,17 @@ def test_the_kept_epochs_are_those_of_lowest_validation_loss(undisturbed):
     assert len(undisturbed.states) == 2
 
 
-def test_it_is_adam_on_the_weighted_mean_loss_of_each_batch():
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_it_is_adam_on_the_weighted_mean_loss_of_each_batch(schedule):
     """Against a loop of torch's own. Several batches: one step of Adam would not see the gradient's scale."""
     job = task(80)
-    settings = TrainSettings(epochs=4, batch=16, learning_rate=1e-2, seed=5, shards=3)
+    settings = TrainSettings(epochs=4, batch=16, learning_rate=1e-2, seed=5, shards=3, schedule=schedule)
     found = train(job, settings)
     network = build_dense(job.config)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimiser, T_max=20
+    )  # 20 steps: it rises in none of them
     arrays = {k: torch.from_numpy(v) for k, v in job.train.arrays().items()}
     for epoch in range(4):
         order = np.random.default_rng([5, epoch]).permutation(80)
@@ -82,6 +86,8 @@ def test_it_is_adam_on_the_weighted_mean_loss_of_each_batch():
             optimiser.zero_grad()
             (losses.sum() / weight.sum()).backward()
             optimiser.step()
+            if schedule == "cosine":
+                falling.step()
             total += float(losses.sum().detach())
         assert found.record.train_loss[epoch] == pytest.approx(
             total / float(arrays["weight"].sum()), rel=1e-4
@@ -115,7 +121,20 @@ def test_gradients_are_the_same_however_shards_are_shared_out(world):
     assert torch.equal(sums[-1], whole)  # the last rank finds all parts there
 
 
-def test_a_finished_or_half_finished_training_goes_on_where_it_was(tmp_path, undisturbed):
+def test_a_rate_that_falls_rises_first():
+    settings = TrainSettings(epochs=10, batch=64, learning_rate=0.5, schedule="cosine")
+    rates = [settings.rate(k, 1000) for k in range(1000)]
+    assert np.argmax(rates) == 9
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[500] == pytest.approx(0.25)
+    assert 0 < rates[-1] < 1e-5
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_finished_or_half_finished_training_goes_on_where_it_was(tmp_path, undisturbed, schedule):
+    settings = replace(SETTINGS, schedule=schedule)
+    undisturbed = undisturbed if schedule == "constant" else train(task(), settings)
+
     class Stopped(Exception):
         pass
 
@@ -124,14 +143,14 @@ def test_a_finished_or_half_finished_training_goes_on_where_it_was(tmp_path, und
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(task(), SETTINGS, tmp_path, stop)
+        train(task(), settings, tmp_path, stop)
     assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
     seen = []
-    again = train(task(), SETTINGS, tmp_path, lambda *a: seen.append(a[0]))
+    again = train(task(), settings, tmp_path, lambda *a: seen.append(a[0]))
     assert seen == [4, 5, 6]
     assert again.record.resumed_from == 3
     assert same(again, undisturbed)
-    assert same(train(task(), SETTINGS, tmp_path, lambda *a: seen.append(a[0])), undisturbed)
+    assert same(train(task(), settings, tmp_path, lambda *a: seen.append(a[0])), undisturbed)
     assert seen == [4, 5, 6]
 
 
