@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,7 +13,7 @@ from .config import HuntSection, SearchConfig
 from .errors import ConfigError, InputError
 from .events import Events, Window, identity_hash
 from .models.device import on
-from .models.folds import CrossFit
+from .models.folds import CrossFit, fit_together
 from .models.methods import build, method
 from .models.represented import Represented
 from .models.store import Stored, record_of, save
@@ -118,30 +119,52 @@ def _fields(method_name: str) -> set[str]:
     return {f.name for f in fields(method(method_name, "reference"))}
 
 
-def fit_window(
-    events: Events, simulated: Events | None, config: SearchConfig, window: Window, folder: Any, key: str
-) -> dict[str, Any]:
-    """Fit one window's cross-fitted score and store it; returns its training record."""
+def background_of(events: Events, simulated: Events | None, config: SearchConfig, window: Window) -> Events:
+    """The reference of one window, learnt from the data beside it."""
     if config.reference is None:
         raise ValueError("a hunt has a reference")
     reference = build(config.reference.method, config.reference.settings, "reference")
     if simulated is not None:
         reference.simulation = simulated
+    stream = np.random.SeedSequence([config.seed, round(window.centre)])
+    return reference.fit(events, window).sample(None, np.random.default_rng(stream))
+
+
+def fit_windows(
+    events: Events,
+    simulated: Events | None,
+    config: SearchConfig,
+    windows: list[tuple[Window, Any]],
+    key: str,
+) -> list[dict[str, Any]]:
+    """Fit the cross-fitted scores of windows, given with their folders, together, and store them; their training records."""
     looking = build(config.representation.method, config.representation.settings, "representation")
     score = Represented(looking, build(config.score.method, config.score.settings, "score"))
-    stream = np.random.SeedSequence([config.seed, round(window.centre)])
-    inside = events.take(window.contains(events.mass))
+    models = [CrossFit(deepcopy(score), folds=config.folds, seed=config.seed) for _ in windows]
     with on(config.run.device):
-        background = reference.fit(events, window).sample(None, np.random.default_rng(stream))
-        model = CrossFit(score, folds=config.folds, seed=config.seed).fit(background, inside)
-    record = {
-        "key": key,
-        "window": list(window),
-        "reference_events": len(background),
-        "data_events": len(inside),
-    }
-    save(model, folder, events.features, record)
-    return record
+        samples = [
+            (background_of(events, simulated, config, w), events.take(w.contains(events.mass)))
+            for w, _ in windows
+        ]
+        fit_together(models, samples)
+    records: list[dict[str, Any]] = []
+    for model, (window, folder), (background, inside) in zip(models, windows, samples, strict=True):
+        record = {
+            "key": key,
+            "window": list(window),
+            "reference_events": len(background),
+            "data_events": len(inside),
+        }
+        save(model, folder, events.features, record)
+        records.append(record)
+    return records
+
+
+def fit_window(
+    events: Events, simulated: Events | None, config: SearchConfig, window: Window, folder: Any, key: str
+) -> dict[str, Any]:
+    """Fit one window's cross-fitted score and store it; returns its training record."""
+    return fit_windows(events, simulated, config, [(window, folder)], key)[0]
 
 
 def _todo(search: Search, hunt: HuntSection, key: str) -> Iterator[tuple[str, Window]]:
@@ -163,20 +186,25 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
     total = sum(len(s) > 0 for s in samples.values()) * len(hunt.windows.windows())
     progress(total - len(todo), total)
     simulated = simulation(search.space, config)
-    jobs = [
-        (samples[v], simulated, config, w, search.space.path("models", model_name(v, w)), key)
-        for v, w in todo
-    ]
-    for done, _ in enumerate(spread(jobs, config), start=total - len(todo) + 1):
+    jobs = []
+    for variant, sample_of in samples.items():
+        mine = [(w, search.space.path("models", model_name(v, w))) for v, w in todo if v == variant]
+        # A GPU takes the networks of all windows at once; on processors a window is what can be kept on its own.
+        size = len(mine) if config.run.device == "cuda" and config.run.training == "plain" else 1
+        parts = [mine[i : i + size] for i in range(0, len(mine), max(size, 1))]
+        jobs += [(sample_of, simulated, config, part, key) for part in parts]
+    done = total - len(todo)
+    for fitted in spread(jobs, config):
+        done += len(fitted)
         progress(done, total)
     names = [model_name(v, w) for v in variants(config) if len(samples[v]) for w in hunt.windows.windows()]
     return [f"models/{n}/model.json" for n in names], {"models": len(names), "trained": len(todo)}
 
 
 def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:
-    """Run `fit_window` on every job: one after another, or as Ray tasks; results in the order they finish."""
+    """Run `fit_windows` on every job: one after another, or as Ray tasks; results in the order they finish."""
     if config.run.training == "plain" or len(jobs) < 2:
-        yield from (fit_window(*job) for job in jobs)
+        yield from (fit_windows(*job) for job in jobs)
         return
     from .models.training_ray import ray_session
 
@@ -186,7 +214,7 @@ def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:
             for sample_of in job[:2]:
                 stored.setdefault(id(sample_of), ray.put(sample_of))
         gpus = 1 if config.run.device == "cuda" else 0
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(fit_window)
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(fit_windows)
         waiting = [task.remote(stored[id(job[0])], stored[id(job[1])], *job[2:]) for job in jobs]
         while waiting:
             finished, waiting = ray.wait(waiting)

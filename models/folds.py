@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, InputError, LeakError
 from ..events import Events, fold_of, identity_hash
 from .base import Score
+from .jobs import FitJob, fit_jobs
 from .nesting import restore_under, state_under
 
 
@@ -82,13 +84,17 @@ class CrossFit:
             raise ConfigError(
                 f"folds: found {self.folds}, expected at least 2: no event may be scored by its own model"
             )
+        fit_together([self], [(reference, data)])
+        return self
+
+    def jobs(self, reference: Events, data: Events) -> Iterator[FitJob]:
+        """What each member is to be trained on; what it will have seen is remembered."""
         fold_r, fold_d = (fold_of(e.identity, self.folds, self.seed) for e in (reference, data))
-        self.members_, self.seen_ = [], []
+        self.seen_ = []
         for k in range(self.folds):
             train_r, train_d = reference.take(fold_r != k), data.take(fold_d != k)
-            self.members_.append(deepcopy(self.inner).fit(train_r, train_d))
             self.seen_.append(seen_hashes(train_r, train_d))
-        return self
+            yield FitJob(train_r, train_d)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """Each event's score by the member of its own fold, shape (n,)."""
@@ -122,6 +128,22 @@ class CrossFit:
             self.seen_.append(np.asarray(arrays[f"seen{k}"], dtype=np.uint64))
             self.members_.append(restore_under(f"member{k}", deepcopy(self.inner), inner, arrays, texts))
         return self
+
+
+def fit_together(models: Sequence[CrossFit], samples: Sequence[tuple[Events, Events]]) -> None:
+    """Fit each of ``models``, whose scores have the same settings, on its (reference, data).
+
+    The networks of all folds and models train as one batched model where the score can (`jobs.FitsMany`), with the result
+    that each would have alone.
+    """
+    every = (
+        job
+        for one, (reference, data) in zip(models, samples, strict=True)
+        for job in one.jobs(reference, data)
+    )
+    fitted = iter(fit_jobs(models[0].inner, every))
+    for one in models:
+        one.members_ = [next(fitted) for _ in range(one.folds)]
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..events import Events
 from .base import Representation, Score, Storable
+from .jobs import FitJob, fit_jobs
 from .nesting import restore_under, state_under
 
 
@@ -29,6 +32,20 @@ class Represented:
             self.representation.transform(reference), self.representation.transform(data)
         )
         return self
+
+    def fit_jobs(self, jobs: Iterable[FitJob]) -> list[Self]:
+        """One fitted copy per job, each with a representation of its own; the scores together where they can."""
+        looking: list[Representation] = []
+
+        def seen() -> Iterator[FitJob]:
+            for job in jobs:
+                looking.append(deepcopy(self.representation).fit(job.reference, job.data))
+                transform = looking[-1].transform
+                held = (transform(job.held[0]), transform(job.held[1])) if job.held else None
+                yield FitJob(transform(job.reference), transform(job.data), job.seed, held)
+
+        fitted = fit_jobs(self.inner, seen())
+        return [replace(self, representation=r, inner=s) for r, s in zip(looking, fitted, strict=True)]
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """The inner score of the transformed events, shape (n,)."""

@@ -7,6 +7,7 @@ from elsewhere import resonance
 from elsewhere.config import SearchConfig
 from elsewhere.errors import ConfigError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet, Window
+from elsewhere.models.store import load
 from elsewhere.search import template
 from elsewhere.workspace import Table, Workspace
 
@@ -56,3 +57,17 @@ def test_a_window_is_learnt_against_the_reweighted_simulation(tmp_path):
     )
     inside = Window(3300.0, 3700.0).contains(events(6000, 2, 0.2).mass).sum()
     assert record["reference_events"] == inside  # the simulation of the window, not the data's sidebands
+
+
+def test_windows_learnt_together_are_those_learnt_alone(tmp_path):
+    asked = config({"method": "Sidebands", "width": 200.0}).model_dump()
+    network = {"method": "NetworkEnsemble", "members": 2, "hidden": [8], "epochs": 2, "best": 1}
+    asked = SearchConfig.model_validate(
+        {**asked, "score": network, "representation": {"method": "Identity"}, "folds": 2}
+    )
+    windows = [(Window(low, low + 300.0), tmp_path / f"{low:g}") for low in (3200.0, 3500.0)]
+    records = resonance.fit_windows(events(), None, asked, windows, "k")
+    for (window, folder), record in zip(windows, records, strict=True):
+        assert record == resonance.fit_window(events(), None, asked, window, tmp_path / "alone", "k")
+        mine = events().take(window.contains(events().mass))
+        assert np.array_equal(load(folder)[0].score(mine), load(tmp_path / "alone")[0].score(mine))

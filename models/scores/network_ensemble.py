@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -71,9 +71,12 @@ class NetworkEnsemble:
         self.mean_, self.width_, self.states_, self.losses_ = one.mean_, one.width_, one.states_, one.losses_
         return self
 
-    def fit_jobs(self, jobs: Sequence[FitJob]) -> list[NetworkEnsemble]:
+    def fit_jobs(self, jobs: Iterable[FitJob]) -> list[NetworkEnsemble]:
         """One fitted copy per job, all trained together."""
-        return fit_many([ScanJob(j.reference, j.data, self, j.seed, j.held) for j in jobs], self.threads)
+        scan = [
+            ScanJob(j.reference, j.data, self, self.seed if j.seed is None else j.seed, j.held) for j in jobs
+        ]
+        return fit_many(scan, self.threads)
 
     def layout(self, columns: int) -> BatchSettings:
         """Sizes and training settings for events of so many columns."""

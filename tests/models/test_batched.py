@@ -241,12 +241,12 @@ def test_held_events_choose_the_epochs_and_nothing_else(parts, toy):
 
 
 def test_many_fits_of_any_score(parts):
-    jobs = [FitJob(*parts[:2], 1), FitJob(*parts[:2], 2)]
+    jobs = [FitJob(*parts[:2], 1), FitJob(*parts[:2], 2), FitJob(*parts[:2])]
     assert isinstance(SMALL, FitsMany)
     assert not isinstance(WeakTrees(), FitsMany)
     for score in (SMALL, WeakTrees(members=1, rounds=20)):
         for job, one in zip(jobs, fit_jobs(score, jobs), strict=True):
-            alone = replace(score, seed=job.seed).fit(*parts[:2])
+            alone = replace(score, seed=score.seed if job.seed is None else job.seed).fit(*parts[:2])
             assert np.array_equal(one.score(parts[2]), alone.score(parts[2]))
 
 

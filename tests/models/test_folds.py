@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from elsewhere.errors import ConfigError, InputError, LeakError
 from elsewhere.events import fold_of, identity_hash
-from elsewhere.models.folds import CrossFit, Guarded, refuse_seen, seen_hashes
+from elsewhere.models.folds import CrossFit, Guarded, fit_together, refuse_seen, seen_hashes
+from elsewhere.models.representations.identity import Identity
+from elsewhere.models.represented import Represented
+from elsewhere.models.scores import network_ensemble
+from elsewhere.models.scores.network_ensemble import NetworkEnsemble
 from elsewhere.models.scores.weak_trees import WeakTrees
 from elsewhere.models.store import load, save
 
@@ -31,6 +35,26 @@ def test_each_member_saw_all_folds_but_its_own(fitted, parts):
         hashes = np.sort(np.concatenate([identity_hash(p.identity) for p in outside]))
         assert np.array_equal(fitted.seen_[k], hashes)
         assert fitted.seen_[k].dtype == np.uint64
+
+
+def test_folds_train_as_one_batched_model_with_the_result_each_has_alone(parts, toy, monkeypatch):
+    """Behind a representation too; and so do the folds of several models."""
+    ensemble = NetworkEnsemble(members=2, hidden=(8,), epochs=2, best=1)
+    calls = []
+    train = network_ensemble.train_batched
+    monkeypatch.setattr(
+        network_ensemble, "train_batched", lambda flat, *a: calls.append(len(flat)) or train(flat, *a)
+    )
+    models = [CrossFit(Represented(Identity(), ensemble), folds=3, seed=4) for _ in range(2)]
+    samples = [parts, (toy(700, 3, first=20_000), parts[1])]
+    fit_together(models, samples)
+    assert calls == [12]
+    for model, (reference, data) in zip(models, samples, strict=True):
+        for k in range(3):
+            kept = [p.take(fold_of(p.identity, 3, 4) != k) for p in (reference, data)]
+            alone = replace(ensemble).fit(*kept)
+            mine = data.take(fold_of(data.identity, 3, 4) == k)
+            assert np.array_equal(model.score(mine), alone.score(mine))
 
 
 def test_every_training_event_is_scored_by_the_member_of_its_fold(fitted, parts):
