@@ -216,6 +216,8 @@ _TEXTS = {
     "train": "Learn what is ordinary: every model of the search, with checkpoints.",
     "score": "Stream again with the models handed in: no event meets a model that saw it.",
     "hunt": "Fit, scan, and quote local and global p-values.",
+    "limits": "Upper limits of every window and cut, and the likelihood for other programs.",
+    "studies": "Injections, stability, importance and the oddest events of the best window.",
     "rates": "Rate against threshold, float and firmware.",
     "firmware": "Export the network, compile it, and compare it bit by bit.",
     "report": "One self-contained page and every number as JSON.",

@@ -181,6 +181,11 @@ class HuntSection(Section):
     signal_width: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.035, description="sigma/m of the hypothesis"
     )
+    background: Literal["dijet", "gaussian_process", "abcd"] = Field(
+        "dijet",
+        description="expected in a window: its masked fit, a slow process, or the sidebands' passing share",
+    )
+    bumphunter: bool = Field(False, description="BumpHunter on the best window's spectra as well")
     toys: Positive = 40_000
     control: bool = Field(True, description="repeat the whole search without the injected events")
     collision_energy: Annotated[float, Field(gt=0)] = Field(13_000.0, description="GeV")
@@ -232,6 +237,19 @@ class FirmwareSection(Section):
     vectors: Positive = Field(10_000, description="events compared bit by bit and kept as test vectors")
 
 
+class StudiesSection(Section):
+    """Studies after a hunt: stability, importance and the oddest events always, injections where they are asked for."""
+
+    injections: list[Annotated[int, Field(ge=0)]] = Field([], description="signal events to hide, increasing")
+    trials: Positive = Field(10, description="repetitions of every injection, each with other rows and seeds")
+
+    @model_validator(mode="after")
+    def _increasing(self) -> StudiesSection:
+        if any(b <= a for a, b in zip(self.injections, self.injections[1:], strict=False)):
+            raise ValueError(f"injections {self.injections} must increase strictly")
+        return self
+
+
 class ReportSection(Section):
     """How the report page is labelled."""
 
@@ -257,6 +275,7 @@ class SearchConfig(Section):
     hunt: HuntSection | None = None
     rates: RatesSection | None = None
     firmware: FirmwareSection | None = None
+    studies: StudiesSection | None = Field(None, description="{}: those that need no settings")
     run: RunSection = Field(default_factory=lambda: RunSection.model_validate({}))
     report: ReportSection = ReportSection()
 
@@ -273,6 +292,10 @@ class SearchConfig(Section):
             raise ValueError("no dataset has role: data")
         if self.rates is not None and "reference" not in roles:
             raise ValueError("rates needs a dataset with role: reference to learn from")
+        if self.studies is not None and self.hunt is None:
+            raise ValueError("studies needs a hunt: they look at its best window")
+        if self.studies is not None and self.studies.injections and "signal" not in roles:
+            raise ValueError("studies.injections needs a dataset with role: signal to inject")
         unknown = [
             n
             for n in (self.systematics.datasets if self.systematics else ())

@@ -8,6 +8,7 @@ import numpy as np
 
 from .analysis.counting import p_of
 from .analysis.hunt import HuntResult, hunt
+from .analysis.hunt_bumps import bumps, in_words
 from .analysis.metrics import roc, sic, thinned
 from .analysis.report import plain
 from .analysis.sculpting import sculpting
@@ -87,10 +88,14 @@ def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, A
         windows, spectra = spectra_of(search, data, variant)
         result = hunt(
             windows, spectra, energy=section.collision_energy, signal_width=section.signal_width, toys=section.toys,
-            seed=config.seed + i, threads=config.run.workers,
+            seed=config.seed + i, threads=config.run.workers, background=section.background,
             progress=lambda d, t, i=i: progress(i * t + d, len(names) * t),
         )  # fmt: skip
-        judged = {"validity": plain(validity(result.results))}
+        judged = {"validity": plain(validity(result.results)), "background": section.background}
+        if section.bumphunter:
+            judged["bumphunter"] = plain(bumps(
+                result, section.collision_energy, section.signal_width, section.toys, config.seed + i, config.run.workers
+            ))  # fmt: skip
         out[variant] = {**plain(result), **judged, **_truth(search, data, result, variant)}
     write_json(search.space.path("hunt.json"), out)
     return ["hunt.json"], {}
@@ -182,6 +187,7 @@ def summary(found: dict[str, Any]) -> list[str]:
     ]
     if not found["validity"]["valid"]:
         lines.insert(0, found["validity"]["words"])
+    lines += [in_words(one) for one in found.get("bumphunter", [])]
     if found["failed"]:
         lines.append(f"{len(found['failed'])} fits failed: {found['failed'][0]}")
     return lines

@@ -42,8 +42,19 @@ def _window(raw: dict[str, float]) -> Window:
 def _spectrum(edges: np.ndarray, r: dict[str, Any], what: str) -> Spectrum:
     return Spectrum(
         what, edges, np.array(r["counts"]), _window(r["window"]), np.array(r["expected"]), np.array(r["error"]),
-        2 * r["half_deviance"], r["ndf"], r["gof_p"], r["order"] + 1,
+        2 * r["half_deviance"], r["ndf"], r["gof_p"], r["order"] + 1 if r["order"] else None,
     )  # fmt: skip
+
+
+#: What the line in the spectra is.
+_BACKGROUNDS = {
+    "dijet": "Poisson fits of the dijet function, integrated over each bin; the signal region is masked in the fit, and the "
+    "number of parameters is chosen by likelihood ratio.",
+    "gaussian_process": "A Gaussian process for the logarithm of the rate, on a parabola, with the signal region masked; its "
+    "amplitude is chosen by the evidence.",
+    "abcd": "After a cut: the events that fail it, times the passing share outside the signal region. Without a cut: a "
+    "Poisson fit of the dijet function, the signal region masked.",
+}
 
 
 def _percent(cut: float) -> str:
@@ -58,8 +69,7 @@ def _spectra_part(found: dict[str, Any], label: str) -> ReportPart:
         pair.append(_spectrum(edges, best, f"after the {_percent(best['cut'])}"))
     return ReportPart(
         "Spectrum",
-        "Poisson fits of the dijet function, integrated over each bin; the signal region is masked in the fit, and the "
-        "number of parameters is chosen by likelihood ratio. chi2 is the Poisson deviance.",
+        f"{_BACKGROUNDS[found['background']]} chi2 is the Poisson deviance outside the signal region.",
         figures=[
             ReportFigure(
                 "spectra", plot_spectra(pair, label=label), "Data, fit and pulls in the window of the largest excess.",
@@ -108,9 +118,26 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
                 "The classifier's bias, measured on the other windows.",
             ),
         ],
-        tables=[ReportTable(window_columns(), window_table(rows), "b includes delta_sys.")],
+        tables=[
+            ReportTable(window_columns(), window_table(rows), "b includes delta_sys."),
+            *([_bump_table(found["bumphunter"])] if "bumphunter" in found else []),
+        ],
         warnings=found["failed"],
     )  # fmt: skip
+
+
+def _bump_table(found: list[dict[str, Any]]) -> ReportTable:
+    rows = [
+        (_percent(b["cut"]), f"{b['low']:g}-{b['high']:g}", round(b["n"]), round(b["b"], 1), round(b["t"], 2),
+         f"{'< ' if b['bound'] else ''}{b['p_high'] if b['bound'] else b['p_global']:.2g}")
+        for b in found
+    ]  # fmt: skip
+    return ReportTable(
+        ("spectrum", "bump [GeV]", "seen", "expected", "t", "global p"),
+        rows,
+        "BumpHunter on the best window's spectra, nothing masked; toys are fitted again, order included. Its p counts every "
+        "interval of one spectrum, not that the window and the cut were chosen.",
+    )
 
 
 def _limits_part(search: Search, variant: str) -> ReportPart:

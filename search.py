@@ -46,6 +46,8 @@ def shrunk(config: SearchConfig) -> SearchConfig:
     if config.hunt is not None:
         raw["hunt"]["toys"] = min(200, config.hunt.toys)
         raw["hunt"]["windows"]["step"] = config.hunt.windows.step * 2
+    if config.studies is not None:
+        raw["studies"] |= {"injections": config.studies.injections[:1], "trials": 1}
     return SearchConfig.model_validate(raw)
 
 
@@ -82,8 +84,13 @@ def stages(search: Search) -> list[Stage]:
         )
     from .reports import report
 
-    last = after[-1].name
-    page = Stage("report", (last,), lambda s: s.config.report.model_dump(), report, "figures")
+    last: tuple[str, ...] = (after[-1].name,)
+    if search.config.studies is not None:
+        from .studies import studies, studies_inputs
+
+        after.append(Stage("studies", ("hunt",), studies_inputs, lambda s, _k, p: studies(s, p), "studies"))
+        last = (*last, "studies")
+    page = Stage("report", last, lambda s: s.config.report.model_dump(), report, "figures")
     return [process_stage(), *after, page]
 
 

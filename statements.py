@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .analysis.dijet import basis, fit_background, gradient_of
 from .analysis.hunt import corrected_background
+from .analysis.hunt_backgrounds import Estimator
 from .analysis.likelihood import BinnedModel
 from .analysis.limits import Limit, n95
 from .analysis.report import plain
@@ -47,24 +47,26 @@ def limits_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"limits": found, "missing": missing}
 
 
-def binned_model(best: dict[str, Any], edges: np.ndarray, section: HuntSection, mass: float) -> BinnedModel:
-    """The best window's spectrum as a likelihood: its masked fit with all correlations, delta_sys as one more mode, and a
+def binned_model(
+    before: dict[str, Any], best: dict[str, Any], edges: np.ndarray, section: HuntSection, mass: float
+) -> BinnedModel:
+    """The best window's spectrum as a likelihood: its background with all correlations, delta_sys as one more mode, and a
     Gaussian signal of one event at ``mass`` GeV."""
-    counts = np.array(best["counts"], dtype=np.float64)
+    counts = np.array([before["counts"], best["counts"]], dtype=np.float64)
     window = Window(best["window"]["low"], best["window"]["high"])
     inside = window.contains(0.5 * (edges[1:] + edges[:-1]))
-    model = basis(edges, best["order"], section.collision_energy)
-    fit = fit_background(counts, model, ~inside)
-    slope = gradient_of(model, fit.theta)[1]
+    estimate = Estimator(section.background, section.collision_energy, section.signal_width)
+    cut = int(best["cut"] < 1)
+    fit = estimate(counts, cut, edges, inside)
     value, vector = np.linalg.eigh(fit.covariance)
     kept = value > NEGLIGIBLE * value.max()
-    modes = (slope @ (vector[:, kept] * np.sqrt(value[kept]))).T
+    modes = (vector[:, kept] * np.sqrt(value[kept])).T
     # The bias is measured inside windows; the fit beside this one has it already.
     scale = np.where(inside, max(1.0 + best["delta"], 1e-3), 1.0)
     bias = np.where(inside, np.hypot(best["delta"], best["delta_error"]) * fit.expected, 0.0)
     every = np.vstack([modes * scale, bias]) if bias.any() else modes * scale
     signal = np.diff(stats.norm.cdf(edges, mass, section.signal_width * mass))
-    return BinnedModel(signal, fit.expected * scale, np.zeros(len(counts)), modes=every)
+    return BinnedModel(signal, fit.expected * scale, np.zeros(len(fit.expected)), modes=every)
 
 
 def export(search: Search, variant: str, found: dict[str, Any], section: HuntSection) -> None:
@@ -72,7 +74,7 @@ def export(search: Search, variant: str, found: dict[str, Any], section: HuntSec
     best, edges = found["best"], np.array(found["edges"])
     centre = 0.5 * (best["window"]["low"] + best["window"]["high"])
     mass = found["peak"]["position"] if found["peak"] else centre
-    model = binned_model(best, edges, section, mass)
+    model = binned_model(found["before"], best, edges, section, mass)
     rows = [r for r in found["results"] if r["cut"] == best["cut"]]
     overall = found["overall"]
     scan = Scan(

@@ -20,9 +20,12 @@ from scipy import stats
 from ..errors import FitError
 from ..events import Window
 from .counting import p_of, signed_z, z_of
-from .dijet import Basis, Fit, SignalFit, basis, choose_order, fit_background, fit_signal, gradient_of
+from .dijet import SignalFit, basis, choose_order, fit_signal
+from .hunt_backgrounds import Estimate, Estimator, Kind
+from .hunt_toys import EstimatedToys
 from .spectrum import Spectra
-from .toys import GlobalResult, ToyInput, global_p
+from .toys import GlobalResult, ToyInput, global_p, toy_maxima
+from .window_bias import bias_of, corrected_background, corrected_z, separate
 
 Array = NDArray[np.float64]
 #: Expected events below which a fit's extrapolation is no estimate of the background.
@@ -68,51 +71,25 @@ class HuntResult:
     failed: tuple[str, ...]
 
 
-def separate(windows: Sequence[Window]) -> NDArray[np.bool_]:
-    """Which pairs of windows share no mass, (windows, windows)."""
-    return np.array([[o.high <= w.low or o.low >= w.high for o in windows] for w in windows])
-
-
-def bias_of(apart: NDArray[np.bool_], n: Array, b: Array, s: Array) -> tuple[Array, Array]:
-    """(delta, its statistical error) of every window, (windows,) each: sum n / sum b - 1 of the windows ``apart`` from it
-    and from that of the largest uncorrected excess; (0, 0) if there are none. Windows without a fit are nan."""
-    good = np.isfinite(b) & (b > 0)
-    raw = np.array([signed_z(*one) if fine else -np.inf for *one, fine in zip(n, b, s, good, strict=True)])
-    delta, error = np.zeros((2, len(n)))
-    for i, others in enumerate(apart & good & apart[np.argmax(raw)]):
-        total = b[others].sum()
-        if others.any():
-            delta[i] = n[others].sum() / total - 1
-            error[i] = np.sqrt(total + (s[others] ** 2).sum()) / total
-    return delta, error
-
-
-def _fit_window(
-    spectrum: Array, edges: Array, window: Window, energy: float
-) -> tuple[Fit, Basis, NDArray[np.bool_]]:
-    centre = 0.5 * (edges[1:] + edges[:-1])
-    inside = window.contains(centre)
-    order = choose_order(spectrum, edges, energy, ~inside)
-    model = basis(edges, order, energy)
-    return fit_background(spectrum, model, ~inside), model, inside
-
-
 def scan(
-    windows: Sequence[Window], spectra: Sequence[Spectra], energy: float
+    windows: Sequence[Window], spectra: Sequence[Spectra], energy: float, estimate: Estimator | None = None
 ) -> tuple[list[WindowResult], list[str]]:
-    """Every window and cut, in order of window then cut, and the fits that failed (named, not dropped in silence)."""
-    cuts = spectra[0].cuts
-    found: dict[tuple[int, int], tuple[Fit, float, float, float]] = {}
+    """Every window and cut, in order of window then cut, and the fits that failed (named, not dropped in silence).
+
+    ``estimate`` None: the dijet fit.
+    """
+    cuts, estimate = spectra[0].cuts, estimate or Estimator("dijet", energy)
+    found: dict[tuple[int, int], tuple[Estimate, float, float, float]] = {}
     failed, apart = [], separate(windows)
     for i, (window, one) in enumerate(zip(windows, spectra, strict=True)):
+        inside = window.contains(0.5 * (one.edges[1:] + one.edges[:-1]))
         for c, counts in enumerate(one.counts):
             try:
-                fit, model, inside = _fit_window(counts, one.edges, window, energy)
+                fit = estimate(one.counts, c, one.edges, inside)
             except FitError as error:
                 failed.append(f"window {window.low:g}-{window.high:g} GeV, cut {cuts[c]:g}: {error}")
                 continue
-            b, s = fit.integral(inside, gradient_of(model, fit.theta)[1])
-            found[i, c] = (fit, float(counts[inside].sum()), b, s)
+            found[i, c] = (fit, float(counts[inside].sum()), fit.b, fit.s)
     out, fit_edges = [], spectra[0].edges
     for c, cut in enumerate(cuts):
         n, b, s = np.full((3, len(windows)), np.nan)
@@ -129,21 +106,10 @@ def scan(
                 z = min(z, unfitted_z(counts, window.contains(0.5 * (fit_edges[1:] + fit_edges[:-1]))))
             out.append(WindowResult(
                 window, cut, float(n[i]), float(b[i]), float(s[i]), float(delta[i]), float(error[i]),
-                float(signed_z(n[i], b[i], s[i])), z, p_of(z), fit.order, fit.half_deviance, fit.ndf, fit.p_value,
+                float(signed_z(n[i], b[i], s[i])), z, p_of(z), fit.order, fit.half_deviance, fit.ndf, fit.gof_p,
                 counts, fit.expected, fit.error,
             ))  # fmt: skip
     return sorted(out, key=lambda r: (r.window.low, -r.cut)), failed
-
-
-def corrected_background(b: float, s: float, delta: float, error: float) -> tuple[float, float]:
-    """b (1 + delta) and its error: the fit's, the size of the bias and the bias's own statistical ``error``."""
-    scale = max(1.0 + delta, 1e-3)
-    return b * scale, float(np.hypot(s * scale, np.hypot(delta, error) * b))
-
-
-def corrected_z(n: float, b: float, s: float, delta: float, error: float) -> float:
-    """Signed Z of n on b (1 + delta); the bias is uncertain by its own size and by its statistical ``error``."""
-    return float(signed_z(n, *corrected_background(b, s, delta, error)))
 
 
 def unfitted_z(counts: Array, inside: NDArray[np.bool_]) -> float:
@@ -164,9 +130,13 @@ def _peak(
 ) -> tuple[SignalFit | None, float | None]:
     """Signal fits on a 10 GeV grid around the window: the most likely position and the half-width at dNLL = 1/2.
 
-    (None, None) where no position gives a positive signal.
+    On the dijet function, whatever the background was estimated with. (None, None) where no position gives a positive signal.
     """
-    model = basis(edges, best.order, energy)
+    beside = ~best.window.contains(0.5 * (edges[1:] + edges[:-1]))
+    try:
+        model = basis(edges, best.order or choose_order(best.counts, edges, energy, beside), energy)
+    except FitError:
+        return None, None
     half = 0.75 * (best.window.high - best.window.low)
     grid = np.arange(best.window.centre - half, best.window.centre + half + 1, 10.0)
     fits: dict[float, SignalFit] = {}
@@ -194,15 +164,19 @@ def hunt(
     seed: int,
     threads: int = 1,
     progress: object = None,
+    background: Kind = "dijet",
 ) -> HuntResult:
     """Scan, pick the most significant (window, cut), and calibrate the choice with ``toys`` background-only repetitions.
 
     ``spectra``: one per window, from its own classifier, cut efficiencies (1, ...) decreasing; a cut of 1 comes first.
+    ``background``: see `hunt_backgrounds`; the toys repeat every estimate, at some 30 ms per window, cut and toy for the
+    Gaussian process.
     Raises `FitError` when the spectra before the cut cannot be fitted.
     """
     if spectra[0].cuts[0] < 1:
         raise FitError("the first cut must be 1: the spectrum before any cut")
-    results, failed = scan(windows, spectra, energy)
+    estimate = Estimator(background, energy, signal_width)
+    results, failed = scan(windows, spectra, energy, estimate)
     if not results:
         raise FitError("no window could be fitted: " + "; ".join(failed))
     best = max(results, key=lambda r: r.z)
@@ -211,7 +185,10 @@ def hunt(
         raise FitError("the spectrum before the cut could not be fitted: " + "; ".join(failed))
     peak, error = _peak(best, spectra[0].edges, energy, signal_width)
     given = toy_input(windows, spectra, results, energy)
-    overall = global_p(given, best.z, toys=toys, seed=seed, threads=threads, progress=progress)
+    maxima = (
+        toy_maxima if background == "dijet" else EstimatedToys(estimate, fitted(windows, spectra, results))
+    )
+    overall = global_p(given, best.z, toys=toys, seed=seed, threads=threads, progress=progress, maxima=maxima)
     return HuntResult(spectra[0].edges, tuple(results), best, before, peak, error, overall, tuple(failed))
 
 
@@ -235,6 +212,16 @@ def toy_input(
     )
 
 
+def fitted(
+    windows: Sequence[Window], spectra: Sequence[Spectra], results: Sequence[WindowResult]
+) -> NDArray[np.bool_]:
+    """Which windows and cuts have a result, (windows, cuts)."""
+    out = np.zeros((len(windows), len(spectra[0].cuts)), dtype=bool)
+    for r in results:
+        out[list(windows).index(r.window), spectra[0].cuts.index(r.cut)] = True
+    return out
+
+
 __all__ = [
     "HuntResult",
     "WindowResult",
@@ -243,5 +230,6 @@ __all__ = [
     "corrected_z",
     "hunt",
     "scan",
+    "separate",
     "z_of",
 ]

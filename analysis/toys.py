@@ -198,10 +198,11 @@ def toy_maxima(
 
 
 def global_p(
-    given: ToyInput, z_max: float, *, toys: int, seed: int, threads: int = 1, progress: Any = None
-) -> GlobalResult:
-    """Fraction of toys whose largest Z over all windows and cuts reaches ``z_max``."""
-    best, crossings = toy_maxima(given, toys, seed, threads, progress)
+    given: ToyInput, z_max: float, *, toys: int, seed: int, threads: int = 1, progress: Any = None,
+    maxima: Callable[..., tuple[Array, Array]] = toy_maxima,
+) -> GlobalResult:  # fmt: skip
+    """Fraction of toys whose largest Z over all windows and cuts reaches ``z_max``; ``maxima`` makes the toys."""
+    best, crossings = maxima(given, toys, seed, threads, progress)
     failed = int(np.isinf(best).sum())
     exceeding = int(np.sum(best >= z_max))
     p, low, high = toy_p(exceeding, toys)

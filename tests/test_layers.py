@@ -14,6 +14,8 @@ TOP = {
     "streaming",
     "quality",
     "resonance",
+    "studies",
+    "report_studies",
     "hunting",
     "trigger",
     "reports",

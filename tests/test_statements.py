@@ -45,7 +45,7 @@ def test_a_window_without_a_limit_is_named_with_its_reason():
 
 
 def test_the_likelihood_has_the_window_fit_and_its_errors():
-    model = binned_model(best(), EDGES, SECTION, 3500.0)
+    model = binned_model(best(), best(), EDGES, SECTION, 3500.0)
     counts = np.array(best()["counts"])
     inside = (EDGES[:-1] >= 3300) & (EDGES[:-1] < 3700)
     assert model.signal.sum() == pytest.approx(1.0, abs=1e-3)
@@ -53,7 +53,7 @@ def test_the_likelihood_has_the_window_fit_and_its_errors():
     # The error of the sum over the window is that of the masked fit, a few percent, and smaller than counting's.
     total = np.sqrt((model.modes[:, inside].sum(axis=1) ** 2).sum())
     assert 0 < total < np.sqrt(counts[inside].sum())
-    biased = binned_model(best(delta=0.3), EDGES, SECTION, 3500.0)
+    biased = binned_model(best(), best(delta=0.3), EDGES, SECTION, 3500.0)
     np.testing.assert_allclose(biased.background[inside], 1.3 * model.background[inside])
     np.testing.assert_allclose(biased.background[~inside], model.background[~inside])
     assert len(biased.modes) == len(model.modes) + 1
@@ -63,7 +63,7 @@ def test_the_likelihood_has_the_window_fit_and_its_errors():
 def test_pyhf_reads_the_export_and_finds_the_same_limit(tmp_path):
     pyhf = pytest.importorskip("pyhf")
     found = best(delta=0.05)
-    model = binned_model(found, EDGES, SECTION, 3500.0)
+    model = binned_model(best(), found, EDGES, SECTION, 3500.0)
     counts = np.array(found["counts"])
     write_exports(Statement.of("search", "a test", EDGES, counts, model), tmp_path)
     spec = json.loads((tmp_path / "search.pyhf.json").read_text())

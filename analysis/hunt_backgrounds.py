@@ -1,0 +1,130 @@
+"""What the hunt expects in a window: the masked dijet fit, a masked Gaussian process, or the sideband (ABCD) count.
+
+All three look at the spectrum after a cut outside the window only; the count also at the events that fail the cut in
+it. Their numerics are in `dijet`, `gaussian_process` and `background_models`; here they answer with the same numbers, so
+that scan, bias and toys need not know which it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ..errors import FitError
+from .background_models import SidebandCount
+from .dijet import Basis, basis, choose_order, fit_background, gradient_of
+from .gaussian_process import Process, fit_process
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Kind = Literal["dijet", "gaussian_process", "abcd"]
+#: Correlation length of the process in ln m, in units of the signal's relative width: a peak is not absorbed.
+LENGTHS = 10.0
+#: Amplitudes that the evidence chooses from, as a share of the rate. Few, so that every toy can choose again.
+AMPLITUDES = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Background ``b`` +- ``s`` events in the window; ``expected`` of every bin (bins,), ``covariance`` (bins, bins).
+
+    ``half_deviance``, ``ndf`` and ``gof_p``: Poisson deviance of the bins outside. ``order``: shape parameters of the
+    dijet function, 0 where it is not one.
+    """
+
+    b: float
+    s: float
+    expected: Array
+    covariance: Array
+    order: int
+    half_deviance: float
+    ndf: int
+    gof_p: float
+
+    @property
+    def error(self) -> Array:
+        """Standard deviation of every bin, (bins,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How the background is estimated: ``kind``, collision ``energy`` [GeV], and the signal's relative ``width``.
+
+    A cut of 1 lets everything pass, so that nothing is left to count with: "abcd" takes the dijet fit there.
+    """
+
+    kind: Kind
+    energy: float
+    width: float = 0.035
+
+    def __call__(self, counts: Array, cut: int, edges: Array, inside: Mask) -> Estimate:
+        """For nested ``counts`` (cuts, bins) and the cut of that number. Raises `FitError`."""
+        if self.kind == "gaussian_process":
+            return _process(counts[cut], edges, inside, LENGTHS * self.width)
+        if self.kind == "abcd" and cut > 0:
+            return _count(counts[cut], counts[0] - counts[cut], edges, inside)
+        return _dijet(counts[cut], edges, inside, self.energy)
+
+
+@lru_cache(maxsize=64)
+def _basis(edges: bytes, order: int, energy: float) -> Basis:
+    """A basis is the same for every toy."""
+    return basis(np.frombuffer(edges), order, energy)
+
+
+def _dijet(counts: Array, edges: Array, inside: Mask, energy: float) -> Estimate:
+    order = choose_order(counts, edges, energy, ~inside)
+    model = _basis(np.ascontiguousarray(edges, dtype=np.float64).tobytes(), order, energy)
+    fit = fit_background(counts, model, ~inside)
+    slope = gradient_of(model, fit.theta)[1]
+    b, s = fit.integral(inside, slope)
+    covariance = slope @ fit.covariance @ slope.T
+    return Estimate(b, s, fit.expected, covariance, fit.order, fit.half_deviance, fit.ndf, fit.p_value)
+
+
+def _half_deviance(counts: Array, expected: Array) -> float:
+    """Poisson, of bins (n,)."""
+    logs = np.where(counts > 0, counts * np.log(np.where(counts > 0, counts, 1.0) / expected), 0.0)
+    return float((logs + expected - counts).sum())
+
+
+def _closed(
+    counts: Array, inside: Mask, b: float, s: float, expected: Array, covariance: Array, free: float
+) -> Estimate:
+    """With the deviance of the bins outside, ``free`` of whose degrees of freedom went into the estimate."""
+    half = _half_deviance(counts[~inside], np.maximum(expected[~inside], 1e-12))
+    ndf = max(1, round(float((~inside).sum()) - free))
+    return Estimate(b, s, expected, covariance, 0, half, ndf, float(stats.chi2.sf(2 * half, ndf)))
+
+
+def _process(counts: Array, edges: Array, inside: Mask, length: float) -> Estimate:
+    """The amplitude of the largest evidence; degrees of freedom: the trace of posterior variance times rate."""
+    found: list[Process] = []
+    for amplitude in AMPLITUDES:
+        try:
+            found.append(fit_process(counts, edges, ~inside, length, amplitude, (length, length)))
+        except FitError:
+            if amplitude == AMPLITUDES[-1] and not found:
+                raise
+    best = max(found, key=lambda p: p.log_evidence)
+    variance = np.diag(best.covariance)
+    within = np.ix_(inside, inside)
+    b, s = float(best.expected[inside].sum()), float(np.sqrt(max(best.covariance[within].sum(), 0.0)))
+    free = float((np.log1p(variance / best.expected**2) * best.expected)[~inside].sum())
+    return _closed(counts, inside, b, s, best.expected, best.covariance, free)
+
+
+def _count(counts: Array, failing: Array, edges: Array, inside: Mask) -> Estimate:
+    made = SidebandCount(failing).predict(counts, edges, inside)
+    # What the share could be wrong by concerns the window, into which it is carried.
+    wrong = float(np.sqrt(sum(s**2 for s in made.systematic.values()))) / made.b if made.b > 0 else 0.0
+    carried = np.where(inside, wrong * made.expected, 0.0)
+    return _closed(
+        counts, inside, made.b, made.error, made.expected, made.covariance + np.outer(carried, carried), 1.0
+    )

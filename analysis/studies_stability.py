@@ -1,0 +1,109 @@
+"""Whether an excess hangs on how the background was fitted: the best window again with other orders, bins and edges.
+
+Nothing is trained: the events behind the cut stay the same, their spectrum is fitted in other ways. delta_sys is measured anew
+for every choice on the other windows, whose number of parameters follows from their own likelihood ratios as in the hunt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FitError
+from ..events import Window
+from .dijet import HIGHEST_ORDER, MIN_ORDER, basis, choose_order, fit_background, gradient_of
+from .hunt import NO_BACKGROUND, bias_of, corrected_z, separate, unfitted_z
+from .plots_studies import StabilityCell
+
+Array = NDArray[np.float64]
+#: Fewest bins outside the window for a fit to be tried.
+LEAST_BINS = 8
+
+
+def binnings(bin_width: float, window_width: float) -> list[float]:
+    """Bin widths in GeV to try: the one in use, half and twice of it where the window is a whole number of bins."""
+    tried = (0.5 * bin_width, bin_width, 2 * bin_width)
+    return [w for w in tried if abs(window_width / w - round(window_width / w)) < 1e-6]
+
+
+def shifts(bin_width: float, window_width: float) -> list[float]:
+    """Displacements of the window in GeV: none, and a quarter of its width, in whole bins, to both sides."""
+    step = bin_width * max(1, round(0.25 * window_width / bin_width))
+    return [-step, 0.0, step]
+
+
+def edges_for(window: Window, width: float, low: float, high: float) -> Array:
+    """Edges of ``width`` GeV that meet the window's, from ``low`` to ``high``; the outermost bins may be wider or narrower."""
+    below = np.floor((window.low - low) / width + 1e-9)
+    above = np.floor((high - window.low) / width + 1e-9)
+    inner = window.low + width * np.arange(-below, above + 1)
+    inner = inner[(inner > low + 0.25 * width) & (inner < high - 0.25 * width)]
+    return np.concatenate([[low], inner, [high]])
+
+
+def _fitted(
+    mass: Array, edges: Array, window: Window, energy: float, order: int | None
+) -> tuple[float, float, float, float, float]:
+    """(n, b, its error, goodness of fit, Z where the fit expects nothing) of one window; ``order`` None: by likelihood ratio."""
+    counts = np.histogram(mass, edges)[0].astype(np.float64)
+    inside = window.contains(0.5 * (edges[1:] + edges[:-1]))
+    model = basis(edges, choose_order(counts, edges, energy, ~inside) if order is None else order, energy)
+    fit = fit_background(counts, model, ~inside)
+    b, s = fit.integral(inside, gradient_of(model, fit.theta)[1])
+    none = unfitted_z(counts, inside) if b < NO_BACKGROUND else np.inf
+    return float(counts[inside].sum()), b, s, fit.p_value, none
+
+
+def _others(
+    masses: Sequence[Array], windows: Sequence[Window], grids: Sequence[Array], energy: float
+) -> tuple[Array, Array, Array]:
+    n, b, s = np.full((3, len(windows)), np.nan)
+    for i, (mass, window, edges) in enumerate(zip(masses, windows, grids, strict=True)):
+        try:
+            n[i], b[i], s[i], _, _ = _fitted(mass, edges, window, energy, None)
+        except FitError:  # as in the hunt: a window without a fit measures nobody's bias
+            continue
+    return n, b, s
+
+
+def stability(
+    windows: Sequence[Window], masses: Sequence[Array], best: int, cut: float, nominal_order: int,
+    *, low: float, high: float, bin_width: float, energy: float,
+) -> list[StabilityCell]:  # fmt: skip
+    """Local Z of window ``best`` for every order x bin width x displacement of the window.
+
+    ``masses``: of every window, GeV of the events in [low, high) that pass its own classifier's ``cut``. The cell of the
+    hunt's own choices has the hunt's own Z. A displacement that leaves no sideband is left out; a fit that fails is nan.
+    """
+    here, cells = windows[best], []
+    moved = [Window(here.low + d, here.high + d) for d in shifts(bin_width, here.high - here.low)]
+    moved = [w for w in moved if low < w.low and w.high < high]
+    for width in binnings(bin_width, here.high - here.low):
+        grids = [edges_for(w, width, low, high) for w in windows]
+        rest = _others(masses, windows, grids, energy) if cut < 1 else None
+        for window in moved:
+            edges = edges_for(window, width, low, high)
+            if (~window.contains(0.5 * (edges[1:] + edges[:-1]))).sum() < LEAST_BINS:
+                continue
+            everywhere = [window if i == best else w for i, w in enumerate(windows)]
+            for order in range(MIN_ORDER, HIGHEST_ORDER + 1):
+                quoted = window == here and order == nominal_order and width == bin_width
+                try:
+                    n, b, s, good, none = _fitted(masses[best], edges, window, energy, order)
+                except FitError:
+                    cells.append(StabilityCell(order, f"{width:g} GeV", window, np.nan, np.nan, quoted))
+                    continue
+                delta, error = 0.0, 0.0
+                if rest is not None:
+                    seen, fitted, sigma = (v.copy() for v in rest)
+                    seen[best], fitted[best], sigma[best] = n, b, s
+                    found = bias_of(separate(everywhere), seen, fitted, sigma)
+                    delta, error = float(found[0][best]), float(found[1][best])
+                z = min(corrected_z(n, b, s, delta, error), none)
+                cells.append(StabilityCell(order, f"{width:g} GeV", window, z, good, quoted))
+    return sorted(cells, key=lambda c: c.window.low)
+
+
+__all__ = ["binnings", "edges_for", "shifts", "stability"]
