@@ -176,7 +176,9 @@ def _draw_cell(ax: Axes, x: int, y: int, cell: StabilityCell, reach: float) -> N
     dark = np.isfinite(cell.z) and abs(cell.z) > 0.6 * reach
     ax.text(x, y, text, ha="center", va="center", size=9.5, color="white" if dark else INK)
     if cell.nominal:
-        ax.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec=INK, lw=2.0))
+        ax.add_patch(
+            Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec="white" if dark else INK, lw=2.0)
+        )
 
 
 @dataclass(frozen=True)
