@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -32,6 +33,11 @@ from .weak_trees import check_probability, check_scored
 def weak_output(ratio: Any, r: Any) -> Any:
     """The optimal output of data against reference: LLR / (LLR + r), r = weight of the reference / of the data."""
     return ratio / (ratio + r)
+
+
+def cross_entropy(ratio: Any, mu: Any, is_data: Any, r: Any) -> Any:
+    """Cross entropy of `weak_output` less ln 2, per event."""
+    return (ratio + r).log() - ratio.where(is_data, r + 0.0 * mu).clamp(min=1e-300).log() - float(np.log(2.0))
 
 
 def negative_log(ratio: Any, mu: Any, is_data: Any) -> Any:  # noqa: ARG001
@@ -137,18 +143,21 @@ class Paws(_Prior):
     ``grids`` (one, or two topologies with the same parameters) hold simulated signals and background. First f(x; theta)
     is trained on each grid, see `networks.ratio.train_ratio`; `pretrain` does it ahead, for the folds of a `CrossFit`
     to share. Then data against reference fix theta, mu = S / (S + B) and alpha by the cross entropy of LLR / (LLR + r),
-    LLR = 1 + mu (Lambda(x, theta) - 1): Adam from random starts and, beyond the paper, from the lowest point of the
-    landscape over the grid; the end of lowest validation loss wins, unless its mirror image in two parameters is
-    better. Beyond the paper too, Lambda is scaled to E_B[Lambda] = 1 on the reference (``normalise``).
+    LLR = 1 + mu (Lambda(x, theta) - 1): Adam from random starts, stopped by the loss on the ``validation`` part, and the
+    mirror image in two parameters of the best. Beyond the paper: a start at the lowest point of the landscape over the
+    grid; the end of lowest loss of all events wins, not of the validation part alone, whose fluctuation mu would follow,
+    and goes downhill by that loss; Lambda is scaled to E_B[Lambda] = 1 on the reference (``normalise``).
 
     ``denominator``: what the reference's weight W_R is. "weights": r = W_R / W_D as it is; "balanced": the reference
     is scaled to W_R = W_D, r = 1; "1 - mu": the reference is as large as the background part of the data, the published
     formula. A wrong choice biases mu. Score: LLR / (LLR + r), in (0, 1).
 
     Learnt: ``best_`` {theta, mu, alpha, loss, kappa}, ``ends_`` of all starts, ``landscape_`` (points, p + 3): theta,
-    the loss minimised over mu and alpha, mu, alpha; ``profile_`` (k, 2): mu and 2 (NLL - min NLL) of all data,
-    minimised over the grid's theta and the fitted one. The fitted mu is never below 0: quote `interval` and `z`, not
-    "mu > 0".
+    the loss minimised over mu and alpha, mu, alpha; ``profile_`` (k, 2): mu and 2 (NLL - min NLL), lowest over the grid's
+    theta and the fitted one, NLL the summed cross entropy: the likelihood of which events are data, given x, so that
+    the reference's fluctuation counts. The fitted mu is never below 0, and where there is no signal it is that of the
+    theta where the background fluctuates most: quote `interval` and `z`, which are of one theta, beside
+    `prior_global.global_p`, which counts the trials, not "mu > 0".
     """
 
     paper: ClassVar[str] = "2405.08889"
@@ -188,29 +197,29 @@ class Paws(_Prior):
         if not self.networks_:
             self.pretrain()
         self._check(data)
-        self.r_, scale = self._ratio(y, weight)
-        weight[y == 0] *= scale
-        problem = PriorProblem(self.networks_, x, y, weight, held, self.calibration, self.normalise)
-        self._keep(problem.solve(self._each, self.points_, self._plan(), data_only=False))
+        found = self._ratio(y, weight)
+        balanced = self.denominator == "balanced"
+        self.r_, scale = (1.0, 1.0 / found) if balanced else (found, 1.0)
+        problem = PriorProblem(self.networks_, x, y, weight, held, self.calibration, self.normalise, scale)
+        likelihood = partial(cross_entropy, r=found) if balanced else self._each
+        self._keep(problem.solve(self._each, likelihood, self.points_, self._plan(), data_only=False))
         return self
 
-    def _ratio(self, y: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
-        """r = W_R / W_D of the sample, and by what the reference's weights are to be multiplied."""
+    def _ratio(self, y: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
+        """W_R / W_D of the sample."""
         found = float(weight[y == 0].sum() / weight[y == 1].sum())
         if self.denominator == "1 - mu" and found > 1.02:
             raise InputError(
                 f"the reference weighs {found:.4g} times the data, with denominator '1 - mu' it must be as large as "
                 "the background part of the data; use denominator 'weights'"
             )
-        return (1.0, 1.0 / found) if self.denominator == "balanced" else (found, 1.0)
+        return found
 
     def _r(self, mu: Any) -> Any:
         return 1.0 - mu if self.denominator == "1 - mu" else self.r_ + 0.0 * mu
 
     def _each(self, ratio: Any, mu: Any, is_data: Any) -> Any:
-        """Cross entropy less ln 2, per event."""
-        r = self._r(mu)
-        return (ratio + r).log() - ratio.where(is_data, r).clamp(min=1e-300).log() - float(np.log(2.0))
+        return cross_entropy(ratio, mu, is_data, self._r(mu))
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """LLR / (LLR + r) at the fitted theta, mu and alpha, shape (n,)."""
@@ -242,7 +251,8 @@ class Gbi(_Prior):
     construction, where the paper fits kappa with a network. Theta, mu and alpha are searched as in `Paws`.
     Score: ln(1 + mu (kappa Lambda - 1)) at the fitted point. Learnt as `Paws`; ``profile_`` is the result: the profile
     likelihood in mu, of which `interval` and `z` are read. ``validation`` is the part of the simulation put aside
-    while f is trained; the likelihood is that of all data.
+    while f is trained; the likelihood is that of all data. Simplified: the background counts as known, so the
+    reference's fluctuation is not in the interval; a reference as large as the data makes z too large by sqrt(2).
     """
 
     paper: ClassVar[str] = "2506.00119"
@@ -268,7 +278,8 @@ class Gbi(_Prior):
         x, y, weight, held = sorted_samples(calibration, data, self.seed, self.validation)
         self._check(data)
         problem = PriorProblem(self.networks_, x, y, weight, held, self.calibration, normalise=True)
-        self._keep(problem.solve(negative_log, self.points_, self._plan(), data_only=True))
+        plan = self._plan()
+        self._keep(problem.solve(negative_log, negative_log, self.points_, plan, data_only=True))
         return self
 
     def score(self, events: Events) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ LOG_MU = (-10.0, 0.0)
 _LOG_MU_START, _ALPHA_START = -4.0, float(np.exp(-1.0))
 #: Length of each side of the theta box in the units the optimiser steps in: the masses 0.5 to 6 (100 GeV) of the paper.
 _BOX = 5.5
+#: First step of the search by all events, in the same units.
+_STEP = 0.25
 #: The loss is scaled so that its gradients are far above Adam's epsilon.
 SCALE = 1000.0
 
@@ -180,14 +182,33 @@ def best_mixture(loss: Callable[[float, float], float], topologies: int) -> tupl
     return best
 
 
-def mu_profile(
-    ratios: NDArray[np.float64], weight: NDArray[np.float64], mus: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """2 (NLL(mu) - min NLL), the lowest over the rows of Lambda ``ratios`` (points, n), for each of ``mus``.
+def polish(
+    at: Callable[[NDArray[np.float64]], PriorPoint],
+    candidates: Sequence[PriorPoint],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+) -> PriorPoint:
+    """The last steps: from the best candidate by ``at``, downhill in theta (Nelder and Mead, within the grid).
 
-    NLL = -sum weight ln(1 + mu (Lambda - 1)) over the data (2506.00119).
+    ``at(theta)`` gives the point of lowest loss of all events for one theta, mu and alpha included.
     """
-    nll = np.array([[-float(weight @ np.log1p(mu * (row - 1.0))) for row in ratios] for mu in mus]).min(
-        axis=1
-    )
+    unit = (high - low) / _BOX
+    seen = [min((at(c.theta) for c in candidates), key=lambda p: p.loss)]
+
+    def loss(place: NDArray[np.float64]) -> float:
+        point = at(low + unit * place)
+        seen[0] = min(seen[0], point, key=lambda p: p.loss)
+        return point.loss
+
+    start = (seen[0].theta - low) / unit
+    step = np.where(start + _STEP <= _BOX, _STEP, -_STEP)
+    simplex = np.vstack([start, start + np.diag(step)])
+    options = {"initial_simplex": simplex, "xatol": 0.02, "fatol": 1e-4, "maxfev": 40 * len(low)}
+    minimize(loss, start, method="Nelder-Mead", bounds=[(0.0, _BOX)] * len(low), options=options)
+    return seen[0]
+
+
+def mu_profile(losses: Iterable[Callable[[float], float]], mus: NDArray[np.float64]) -> NDArray[np.float64]:
+    """2 (NLL(mu) - min NLL), the lowest over ``losses``, one NLL(mu) per theta, for each of ``mus``."""
+    nll = np.array([[loss(float(mu)) for mu in mus] for loss in losses]).min(axis=0)
     return 2.0 * (nll - nll.min())

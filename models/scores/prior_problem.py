@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...events import Events, identity_hash
+from ..networks.dense import one_thread
 from ..networks.ratio import PriorGrid, RatioNetwork, train_ratio
-from .prior_fit import SCALE, Objective, PriorPlan, PriorPoint, best_mixture, llr, mu_profile, search
+from .prior_fit import SCALE, Objective, PriorPlan, PriorPoint, best_mixture, llr, mu_profile, polish, search
 from .weak_trees import check_training
 
 #: Signal fractions at which the profile likelihood is kept, beside those near the fitted one.
-PROFILE = np.concatenate([[0.0], np.geomspace(1e-5, 0.5, 120)])
+PROFILE = np.concatenate([[0.0], np.geomspace(1e-5, 0.5, 60)])
 #: (LLR, mu, is data) of events, double tensors, to one loss per event.
 Each = Callable[[Any, Any, Any], Any]
 
@@ -44,6 +45,7 @@ class PriorProblem:
 
     Lambda is kappa(theta) f / (1 - f), kappa = 1 / E_B[f / (1 - f)] over the background's events (in gradients: over
     the first ``calibration`` of them), so that E_B[Lambda] = 1 at every theta; ``normalise`` false: kappa = 1.
+    ``scale`` multiplies the background's weights in the loss that is minimised, not in the likelihood.
     """
 
     networks: Sequence[RatioNetwork]
@@ -53,10 +55,15 @@ class PriorProblem:
     held: NDArray[np.bool_]
     calibration: int
     normalise: bool
+    scale: float = 1.0
 
     @cached_property
     def _background(self) -> NDArray[np.int64]:
         return np.flatnonzero(self.y == 0)
+
+    @cached_property
+    def _scaled(self) -> NDArray[np.float64]:
+        return np.where(self.y == 0, self.scale * self.weight, self.weight)
 
     def table(self, theta: NDArray[np.float64]) -> tuple[list[NDArray[np.float64]], list[float]]:
         """Lambda of all events and kappa, per topology."""
@@ -73,7 +80,7 @@ class PriorProblem:
 
         few = self._background[: self.calibration]
         inputs = [(n.prepared(self.x), n.prepared(self.x[few])) for n in self.networks]
-        label, weights = torch.from_numpy(self.y), torch.from_numpy(self.weight)
+        label, weights = torch.from_numpy(self.y), torch.from_numpy(self._scaled)
         share = torch.from_numpy(self.weight[few] / self.weight[few].sum())
 
         def loss(theta: Any, log_mu: Any, alpha: Any, rows: Any) -> Any:
@@ -88,42 +95,60 @@ class PriorProblem:
 
         return loss
 
-    def solve(self, each: Each, points: NDArray[np.float64], plan: PriorPlan, data_only: bool) -> PriorResult:
+    def solve(
+        self, each: Each, likelihood: Each, points: NDArray[np.float64], plan: PriorPlan, data_only: bool
+    ) -> PriorResult:
         """Landscape over the grid's ``points``, search from its lowest point and random starts, profile in mu.
 
-        ``data_only``: the loss of all data alone, a likelihood; else the end is chosen on the validation part.
+        The searches stop on the validation part. That is a part of the events, and the mu it likes best is as uncertain
+        as the part is small: which end is best, and the last steps from there, are decided by all events. The profile is
+        of ``likelihood``, -ln L per event. ``data_only``: both losses are those of all data alone.
         """
-        data = self.y == 1
-        rows = np.flatnonzero(data if data_only else ~self.held)
-        held = rows if data_only else np.flatnonzero(self.held)
-        landscape, mixed = [], []
-        for point in points:
-            ratios, _ = self.table(point)
-            landscape.append([*point, *self._lowest(each, [r[rows] for r in ratios], rows)])
-            mixed.append(mixture([r[data] for r in ratios], landscape[-1][-1]))
-        lowest = min(landscape, key=lambda row: row[-3])
-        first = PriorPoint(np.array(lowest[:-3]), lowest[-2], lowest[-1], lowest[-3])
-        best, ends = search(self.objective(each), points, first, rows, held, plan)
-        ratios, kappas = self.table(best.theta)
-        mixed.append(mixture([r[data] for r in ratios], best.alpha))
-        mus = np.union1d(PROFILE, np.minimum(best.mu * np.linspace(0.5, 1.5, 101), 1.0))
-        profile = np.column_stack([mus, mu_profile(np.array(mixed), self.weight[data], mus)])
-        return PriorResult(best, tuple(kappas), tuple(ends), np.array(landscape), profile)
+        rows = np.flatnonzero(self.y == 1) if data_only else np.arange(len(self.y))
+        train, held = (rows, rows) if data_only else (np.flatnonzero(~self.held), np.flatnonzero(self.held))
 
-    def _lowest(
-        self, each: Each, ratios: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]
-    ) -> tuple[float, ...]:
-        """(loss, mu, alpha) where the loss of ``rows`` is lowest at one theta."""
+        def at(theta: NDArray[np.float64]) -> PriorPoint:
+            ratios = [r[rows] for r in self.table(theta)[0]]
+            loss, mu, alpha = best_mixture(self._loss(each, ratios, rows, self._scaled), len(ratios))
+            return PriorPoint(theta, mu, alpha, loss)
+
+        landscape = [at(point) for point in points]
+        first = min(landscape, key=lambda p: p.loss)
+        found, ends = search(self.objective(each), points, first, train, held, plan)
+        best = polish(at, [first, found, *ends], points.min(axis=0), points.max(axis=0))
+        mus = np.union1d(PROFILE, np.minimum(best.mu * np.linspace(0.5, 1.5, 41), 1.0))
+        total = float(self.weight[rows].sum()) / SCALE
+
+        def nll(point: PriorPoint) -> Callable[[float], float]:
+            mixed = mixture([r[rows] for r in self.table(point.theta)[0]], point.alpha)
+            loss = self._loss(likelihood, [mixed], rows, self.weight)
+            return lambda mu: total * loss(mu, 0.0)
+
+        q = mu_profile((nll(p) for p in (*landscape, best)), mus)
+        rows_of = np.array([[*p.theta, p.loss, p.mu, p.alpha] for p in landscape])
+        kappas = tuple(self.table(best.theta)[1])
+        return PriorResult(best, kappas, tuple(ends), rows_of, np.column_stack([mus, q]))
+
+    def _loss(
+        self,
+        each: Each,
+        ratios: Sequence[NDArray[np.float64]],
+        rows: NDArray[np.int64],
+        weight: NDArray[np.float64],
+    ) -> Callable[[float, float], float]:
+        """1000 times the weighted mean loss of rows with these Lambdas, as a function of mu and alpha."""
         import torch
 
         tensors = [torch.from_numpy(r) for r in ratios]
-        is_data, w = torch.from_numpy(self.y[rows] == 1), torch.from_numpy(self.weight[rows])
+        is_data, w = torch.from_numpy(self.y[rows] == 1), torch.from_numpy(weight[rows])
         total = float(w.sum())
 
         def loss(mu: float, alpha: float) -> float:
-            return SCALE * float((w * each(llr(tensors, mu, alpha), torch.tensor(mu), is_data)).sum()) / total
+            with one_thread(), torch.no_grad():
+                value = each(llr(tensors, mu, alpha), torch.tensor(mu, dtype=w.dtype), is_data)
+                return SCALE * float(w @ value) / total
 
-        return best_mixture(loss, len(ratios))
+        return loss
 
 
 def as_dict(point: PriorPoint) -> dict[str, Any]:
