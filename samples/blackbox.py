@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,36 @@ def _parts(box: Box, events: int, seed: int, cache: Path) -> list[tuple[str, dic
     return out
 
 
+def _digest(jobs: Sequence[generate.Job]) -> str:
+    """Of the chunks' names, which hold the digests of their cards."""
+    names = sorted(generate.chunk_path(Path(), load_card(card), seed, i).name for card, seed, i in jobs)
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()
+
+
+def _kept(path: Path, sealed: Path, made_of: str, events: int) -> str:
+    """The checksum of the box that is there, '' if it is another one, was changed, or there is none."""
+    if not (path.exists() and sealed.exists()):
+        return ""
+    known = read_json(sealed)
+    same = (known.get("made_of"), known.get("events")) == (made_of, events)
+    return known["sha256"] if same and file_digest(path) == known.get("sha256") else ""
+
+
+def _write(path: Path, box: Box, jets: ak.Array) -> None:
+    """The box's NanoAOD file, events numbered from 1."""
+    events = len(jets)
+    write_nano(
+        path,
+        {
+            "run": np.full(events, box.run, np.uint32),
+            "luminosityBlock": (np.arange(events) // generate.CHUNK + 1).astype(np.uint32),
+            "event": np.arange(1, events + 1, dtype=np.uint64),
+            "genWeight": np.ones(events, np.float32),
+            "FatJet": jets,
+        },
+    )
+
+
 def make_box(
     number: int,
     events: int,
@@ -133,8 +163,9 @@ def make_box(
 ) -> BoxReport:
     """Make a box of ``events`` into ``folder``: boxN.root, and boxN.sealed.json, which only `unseal` reads.
 
-    Signal and background are shuffled and numbered anew, and the generator's particles are taken out; arguments otherwise
-    as those of `generate.simulate`.
+    A box that is there, made of the same chunks and not changed since, is left as it is, so that its search goes on.
+    Signal and background are shuffled and numbered anew, and the generator's particles are taken out; arguments
+    otherwise as those of `generate.simulate`.
     """
     if number not in BOXES:
         raise ConfigError(f"no black box {number}; there are {', '.join(map(str, BOXES))}")
@@ -151,20 +182,15 @@ def make_box(
             progress(min(done * generate.CHUNK, events), events)
     if done != len(jobs):
         raise IncompleteError(f"black box {number}: {len(jobs) - done} chunks are missing; run it again")
+    path, sealed = folder / f"box{number}.root", folder / f"box{number}.sealed.json"
+    made_of = _digest(jobs)
+    sha = _kept(path, sealed, made_of, events)
+    if sha:
+        return BoxReport(number, events, path, sealed, sha)
     parts = _parts(box, events, seed, chunks)
     order = np.random.default_rng([seed, number, 2101, 8320]).permutation(events)
     jets = ak.to_packed(ak.concatenate([columns["FatJet"] for _, columns in parts])[order])
-    path = folder / f"box{number}.root"
-    write_nano(
-        path,
-        {
-            "run": np.full(events, box.run, np.uint32),
-            "luminosityBlock": (np.arange(events) // generate.CHUNK + 1).astype(np.uint32),
-            "event": np.arange(1, events + 1, dtype=np.uint64),
-            "genWeight": np.ones(events, np.float32),
-            "FatJet": jets,
-        },
-    )
+    _write(path, box, jets)
     source = np.repeat(np.arange(len(parts)), list(counts.values()))[order]
     signals = {
         card: {
@@ -176,8 +202,9 @@ def make_box(
     }
     truth = {"box": number, "seed": seed, "events": events, "background": box.background, "signals": signals}
     plain = json.loads(json.dumps(truth, default=lambda v: v.tolist()))
-    sealed = folder / f"box{number}.sealed.json"
     salt = hashlib.sha256(f"box {number} {seed} {events}".encode()).hexdigest()[:16]
     sha = file_digest(path)
-    write_json(sealed, {"box": number, "events": events, "sha256": sha, **seal(plain, salt)})
+    write_json(
+        sealed, {"box": number, "events": events, "sha256": sha, "made_of": made_of, **seal(plain, salt)}
+    )
     return BoxReport(number, events, path, sealed, sha)

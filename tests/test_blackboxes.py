@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import awkward as ak
 import numpy as np
 import pytest
 from elsewhere.analysis.challenge import Truth
 from elsewhere.config import load_config
 from elsewhere.events import IDENTITY
-from elsewhere.samples.blackbox import seal
-from elsewhere.workspace import write_json
+from elsewhere.samples import generate
+from elsewhere.samples.blackbox import make_box, seal
+from elsewhere.workspace import file_digest, write_json
 
 FOLDERS = [Path(__file__).resolve().parents[1] / "benchmarks" / name for name in ("resonant", "")]
 
@@ -25,6 +27,34 @@ def boxes(monkeypatch):
     yield blackboxes
     for name in ("blackboxes", "common"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A box of 8 events whose chunks of 4 are there already."""
+
+    def chunks(cache, card, seed, numbers):
+        jets = ak.Array([[{"pt": 1000.0 + 10 * n + i, "mass": 90.0}] for n in numbers for i in range(4)])
+        return {"FatJet": jets}
+
+    monkeypatch.setattr(generate, "CHUNK", 4)
+    monkeypatch.setattr(generate, "spread", lambda jobs, *_: iter(jobs))
+    monkeypatch.setattr(generate, "read_chunks", chunks)
+
+
+def test_a_box_that_is_there_is_left_alone(few, tmp_path):
+    """Its file is written anew only if it is another's or was changed: a search of it need not be done again."""
+    first = make_box(2, 8, tmp_path, cache=tmp_path / "c")
+    stamp = first.path.stat().st_mtime_ns
+    assert make_box(2, 8, tmp_path, cache=tmp_path / "c") == first
+    assert first.path.stat().st_mtime_ns == stamp
+    for other in (make_box(2, 8, tmp_path, seed=2, cache=tmp_path / "c"), make_box(2, 12, tmp_path, cache=tmp_path / "c")):  # fmt: skip
+        assert other.path.stat().st_mtime_ns > stamp
+        stamp = other.path.stat().st_mtime_ns
+    other.path.write_bytes(b"changed")
+    back = make_box(2, 12, tmp_path, cache=tmp_path / "c")
+    assert back.path.stat().st_size > 100
+    assert file_digest(back.path) == back.sha256
 
 
 def found(p: float, valid: bool = True, position: float | None = 3810.0) -> dict:
