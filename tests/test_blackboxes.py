@@ -48,11 +48,12 @@ def test_a_box_that_is_there_is_left_alone(few, tmp_path):
     stamp = first.path.stat().st_mtime_ns
     assert make_box(2, 8, tmp_path, cache=tmp_path / "c") == first
     assert first.path.stat().st_mtime_ns == stamp
-    for other in (make_box(2, 8, tmp_path, seed=2, cache=tmp_path / "c"), make_box(2, 12, tmp_path, cache=tmp_path / "c")):  # fmt: skip
-        assert other.path.stat().st_mtime_ns > stamp
-        stamp = other.path.stat().st_mtime_ns
-    other.path.write_bytes(b"changed")
-    back = make_box(2, 12, tmp_path, cache=tmp_path / "c")
+    for events, seed in ((8, 2), (12, 2)):
+        made = make_box(2, events, tmp_path, seed=seed, cache=tmp_path / "c")
+        assert made.path.stat().st_mtime_ns > stamp
+        stamp = made.path.stat().st_mtime_ns
+    made.path.write_bytes(b"changed")
+    back = make_box(2, 12, tmp_path, seed=2, cache=tmp_path / "c")
     assert back.path.stat().st_size > 100
     assert file_digest(back.path) == back.sha256
 

@@ -252,7 +252,9 @@ class Gbi(_Prior):
     Score: ln(1 + mu (kappa Lambda - 1)) at the fitted point. Learnt as `Paws`; ``profile_`` is the result: the profile
     likelihood in mu, of which `interval` and `z` are read. ``validation`` is the part of the simulation put aside
     while f is trained; the likelihood is that of all data. Simplified: the background counts as known, so the
-    reference's fluctuation is not in the interval; a reference as large as the data makes z too large by sqrt(2).
+    reference's fluctuation is not in the interval: a reference as large as the data makes z too large by sqrt(2), and an
+    event whose Lambda f puts far too high counts in full, where the loss of `Paws` is bounded. Give a reference of
+    several times the data, and quote `prior_global.global_p` before claiming anything.
     """
 
     paper: ClassVar[str] = "2506.00119"

@@ -43,7 +43,16 @@ class Proxy:
         self._threads[0].start()
 
     def _listen(self, port: int) -> None:
-        self._listener = socket.create_server(("127.0.0.1", port))
+        # A listener that was closed keeps its port until the thread that waits in it has come back.
+        end_at = time.monotonic() + 10.0
+        while True:
+            try:
+                self._listener = socket.create_server(("127.0.0.1", port))
+                break
+            except OSError:
+                if time.monotonic() > end_at:
+                    raise
+                time.sleep(TICK)
         self._listener.settimeout(TICK)
 
     @property
