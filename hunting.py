@@ -93,9 +93,10 @@ def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, A
         )  # fmt: skip
         judged = {"validity": plain(validity(result.results)), "background": section.background}
         if section.bumphunter:
-            judged["bumphunter"] = plain(bumps(
+            bumped, missed = bumps(
                 result, section.collision_energy, section.signal_width, section.toys, config.seed + i, config.run.workers
-            ))  # fmt: skip
+            )  # fmt: skip
+            judged |= {"bumphunter": plain(bumped), "failed": [*result.failed, *missed]}
         out[variant] = {**plain(result), **judged, **_truth(search, data, result, variant)}
     write_json(search.space.path("hunt.json"), out)
     return ["hunt.json"], {}

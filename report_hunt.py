@@ -120,7 +120,7 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
         ],
         tables=[
             ReportTable(window_columns(), window_table(rows), "b includes delta_sys."),
-            *([_bump_table(found["bumphunter"])] if "bumphunter" in found else []),
+            *([_bump_table(found["bumphunter"])] if found.get("bumphunter") else []),
         ],
         warnings=found["failed"],
     )  # fmt: skip
@@ -135,8 +135,8 @@ def _bump_table(found: list[dict[str, Any]]) -> ReportTable:
     return ReportTable(
         ("spectrum", "bump [GeV]", "seen", "expected", "t", "global p"),
         rows,
-        "BumpHunter on the best window's spectra, nothing masked; toys are fitted again, order included. Its p counts every "
-        "interval of one spectrum, not that the window and the cut were chosen.",
+        "BumpHunter on the best window's spectra, on dijet fits with nothing masked; toys are fitted again, order included. Its p "
+        "counts every interval of one spectrum, not that the window and the cut were chosen.",
     )
 
 

@@ -15,21 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ..errors import FitError
 from ..events import Window
 from .counting import p_of, signed_z, z_of
 from .dijet import SignalFit, basis, choose_order, fit_signal
-from .hunt_backgrounds import Estimate, Estimator, Kind
+from .hunt_backgrounds import NO_BACKGROUND, Estimate, Estimator, Kind, unfitted_z
 from .hunt_toys import EstimatedToys
 from .spectrum import Spectra
 from .toys import GlobalResult, ToyInput, global_p, toy_maxima
 from .window_bias import bias_of, corrected_background, corrected_z, separate
 
 Array = NDArray[np.float64]
-#: Expected events below which a fit's extrapolation is no estimate of the background.
-NO_BACKGROUND = 0.01
 
 
 @dataclass(frozen=True)
@@ -110,19 +107,6 @@ def scan(
                 counts, fit.expected, fit.error,
             ))  # fmt: skip
     return sorted(out, key=lambda r: (r.window.low, -r.cut)), failed
-
-
-def unfitted_z(counts: Array, inside: NDArray[np.bool_]) -> float:
-    """Z of the events inside where the fit expects none: exact Poisson, on an upper bound of the background.
-
-    The bound (68 %) is that of the bins beside the window, together as wide as it: a function that has fallen to nothing
-    says nothing, and counts that are zero still allow one event. 0 where fewer events than the bound were seen.
-    """
-    n, width, first = float(counts[inside].sum()), int(inside.sum()), int(np.argmax(inside))
-    half = -(-width // 2)
-    beside = [*counts[max(first - half, 0) : first], *counts[first + width : first + width + half]]
-    bound = 0.5 * float(stats.chi2.isf(1 - 0.6827, 2 * (sum(beside) + 1)))
-    return 0.0 if n < bound else z_of(float(stats.poisson.sf(n - 1, bound)))
 
 
 def _peak(
@@ -223,6 +207,7 @@ def fitted(
 
 
 __all__ = [
+    "NO_BACKGROUND",
     "HuntResult",
     "WindowResult",
     "bias_of",
@@ -231,5 +216,6 @@ __all__ = [
     "hunt",
     "scan",
     "separate",
+    "unfitted_z",
     "z_of",
 ]

@@ -17,12 +17,15 @@ from scipy import stats
 
 from ..errors import FitError
 from .background_models import SidebandCount
+from .counting import z_of
 from .dijet import Basis, basis, choose_order, fit_background, gradient_of
 from .gaussian_process import Process, fit_process
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Kind = Literal["dijet", "gaussian_process", "abcd"]
+#: Expected events below which a fit's extrapolation is no estimate of the background.
+NO_BACKGROUND = 0.01
 #: Correlation length of the process in ln m, in units of the signal's relative width: a peak is not absorbed.
 LENGTHS = 10.0
 #: Amplitudes that the evidence chooses from, as a share of the rate. Few, so that every toy can choose again.
@@ -31,7 +34,8 @@ AMPLITUDES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 @dataclass(frozen=True)
 class Estimate:
-    """Background ``b`` +- ``s`` events in the window; ``expected`` of every bin (bins,), ``covariance`` (bins, bins).
+    """Background ``b`` +- ``s`` events in the window; ``expected`` of every bin +- ``error``, (bins,) each, with their
+    ``covariance`` (bins, bins).
 
     ``half_deviance``, ``ndf`` and ``gof_p``: Poisson deviance of the bins outside. ``order``: shape parameters of the
     dijet function, 0 where it is not one.
@@ -40,16 +44,12 @@ class Estimate:
     b: float
     s: float
     expected: Array
+    error: Array
     covariance: Array
     order: int
     half_deviance: float
     ndf: int
     gof_p: float
-
-    @property
-    def error(self) -> Array:
-        """Standard deviation of every bin, (bins,)."""
-        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def _dijet(counts: Array, edges: Array, inside: Mask, energy: float) -> Estimate
     slope = gradient_of(model, fit.theta)[1]
     b, s = fit.integral(inside, slope)
     covariance = slope @ fit.covariance @ slope.T
-    return Estimate(b, s, fit.expected, covariance, fit.order, fit.half_deviance, fit.ndf, fit.p_value)
+    return Estimate(
+        b, s, fit.expected, fit.error, covariance, fit.order, fit.half_deviance, fit.ndf, fit.p_value
+    )
 
 
 def _half_deviance(counts: Array, expected: Array) -> float:
@@ -100,7 +102,8 @@ def _closed(
     """With the deviance of the bins outside, ``free`` of whose degrees of freedom went into the estimate."""
     half = _half_deviance(counts[~inside], np.maximum(expected[~inside], 1e-12))
     ndf = max(1, round(float((~inside).sum()) - free))
-    return Estimate(b, s, expected, covariance, 0, half, ndf, float(stats.chi2.sf(2 * half, ndf)))
+    error = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return Estimate(b, s, expected, error, covariance, 0, half, ndf, float(stats.chi2.sf(2 * half, ndf)))
 
 
 def _process(counts: Array, edges: Array, inside: Mask, length: float) -> Estimate:
@@ -128,3 +131,16 @@ def _count(counts: Array, failing: Array, edges: Array, inside: Mask) -> Estimat
     return _closed(
         counts, inside, made.b, made.error, made.expected, made.covariance + np.outer(carried, carried), 1.0
     )
+
+
+def unfitted_z(counts: Array, inside: Mask) -> float:
+    """Z of the events inside where the fit expects none: exact Poisson, on an upper bound of the background.
+
+    The bound (68 %) is that of the bins beside the window, together as wide as it: a function that has fallen to nothing
+    says nothing, and counts that are zero still allow one event. 0 where fewer events than the bound were seen.
+    """
+    n, width, first = float(counts[inside].sum()), int(inside.sum()), int(np.argmax(inside))
+    half = -(-width // 2)
+    beside = [*counts[max(first - half, 0) : first], *counts[first + width : first + width + half]]
+    bound = 0.5 * float(stats.chi2.isf(1 - 0.6827, 2 * (sum(beside) + 1)))
+    return 0.0 if n < bound else z_of(float(stats.poisson.sf(n - 1, bound)))

@@ -1,4 +1,7 @@
-"""BumpHunter (1101.0390) beside the hunt: the spectra of its best window, fitted with nothing masked."""
+"""BumpHunter (1101.0390) beside the hunt: the spectra of its best window, before and after each cut, with nothing masked.
+
+The background is the dijet fit of the whole spectrum, whatever the hunt estimates its own with.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import FitError
 from .bumphunter import BumpHunter, Refit
 from .dijet import MAX_ORDER, basis
 from .hunt import HuntResult
@@ -57,21 +61,28 @@ def refit_dijet(edges: Array, energy: float) -> Refit:
 
 def bumps(
     found: HuntResult, energy: float, width: float, toys: int, seed: int, threads: int = 1
-) -> list[SpectrumBump]:
-    """The best window's spectrum before the cut and, if there is one, after it; intervals of two bins up to six signal
-    widths (``width``: sigma / m). Raises `FitError` where the data cannot be fitted.
+) -> tuple[list[SpectrumBump], list[str]]:
+    """The best window's spectra in order of decreasing cut efficiency, and those that could not be fitted (named, not dropped
+    in silence); intervals of two bins up to six signal widths (``width``: sigma / m).
     """
     edges = found.edges
     bins = max(2, round(6 * width * found.best.window.centre / float(edges[1] - edges[0])))
     hunter = BumpHunter(min_width=2, max_width=bins, toys=toys, seed=seed, threads=threads)
-    out = []
-    for i, one in enumerate([found.before] if found.best.cut >= 1 else [found.before, found.best]):
-        bump = replace(hunter, seed=seed + 1000 * i).hunt_fitted(one.counts, refit_dijet(edges, energy))
+    out, failed = [], []
+    mine = [r for r in found.results if r.window == found.best.window]
+    for i, one in enumerate(sorted(mine, key=lambda r: -r.cut)):
+        try:
+            bump = replace(hunter, seed=seed + 1000 * i).hunt_fitted(one.counts, refit_dijet(edges, energy))
+        except FitError as error:
+            failed.append(
+                f"BumpHunter, window {one.window.low:g}-{one.window.high:g} GeV, cut {one.cut:g}: {error}"
+            )
+            continue
         out.append(SpectrumBump(
             one.cut, float(edges[bump.start[0]]), float(edges[bump.stop[0]]), bump.n[0], bump.b[0], bump.t,
             bump.p_global, bump.p_low, bump.p_high, bump.z_global, bump.toys, bump.failed, bump.bound,
         ))  # fmt: skip
-    return out
+    return out, failed
 
 
 def in_words(bump: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import FitError
 from .counting import signed_z
-from .hunt_backgrounds import Estimator
+from .hunt_backgrounds import NO_BACKGROUND, Estimator, unfitted_z
 from .toys import BLOCK, GV_LEVEL, ToyInput, throw
 from .window_bias import bias_of
 
@@ -21,7 +21,8 @@ Array = NDArray[np.float64]
 def significances(counts: Array, given: ToyInput, estimate: Estimator, fitted: NDArray[np.bool_]) -> Array:
     """Z of every window and cut, (windows, cuts), of one toy's ``counts`` (windows, cuts, bins); -inf where not ``fitted``.
 
-    The bias is measured again; its uncertainty is the one assigned from the data, as for the data. Raises `FitError`.
+    The bias is measured again; its uncertainty is the one assigned from the data, as for the data. So is the bound where
+    nothing is expected. Raises `FitError`.
     """
     n, b, s = np.full((3, *fitted.shape), np.nan)
     for i, c in np.argwhere(fitted):
@@ -33,9 +34,11 @@ def significances(counts: Array, given: ToyInput, estimate: Estimator, fitted: N
         if given.biased[c]:
             delta, error = bias_of(given.apart, n[:, c], b[:, c], s[:, c])
         scale = np.maximum(1.0 + delta, 1e-3)
-        for i in np.flatnonzero(b[:, c] > 0):
+        for i in np.flatnonzero(fitted[:, c]):
             width = np.hypot(s[i, c] * scale[i], np.hypot(given.bias[i, c], error[i]) * b[i, c])
             out[i, c] = signed_z(n[i, c], b[i, c] * scale[i], width)
+            if b[i, c] < NO_BACKGROUND:
+                out[i, c] = min(out[i, c], unfitted_z(counts[i, c], given.inside[i]))
     return out
 
 

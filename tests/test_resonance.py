@@ -1,15 +1,18 @@
-"""Where a reference that starts from simulation gets it from."""
+"""Where a reference that starts from simulation gets it from, and the hunt that follows."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
-from elsewhere import resonance
-from elsewhere.config import SearchConfig
+from elsewhere import hunting, report_hunt, resonance
+from elsewhere.analysis.spectrum import Spectra
+from elsewhere.config import HuntSection, SearchConfig
 from elsewhere.errors import ConfigError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet, Window
 from elsewhere.models.store import load
 from elsewhere.search import template
-from elsewhere.workspace import Table, Workspace
+from elsewhere.workspace import Table, Workspace, read_json
 
 
 def config(reference, **datasets):
@@ -71,3 +74,68 @@ def test_windows_learnt_together_are_those_learnt_alone(tmp_path):
         assert record == resonance.fit_window(events(), None, asked, window, tmp_path / "alone", "k")
         mine = events().take(window.contains(events().mass))
         assert np.array_equal(load(folder)[0].score(mine), load(tmp_path / "alone")[0].score(mine))
+
+
+def hunted(tmp_path, monkeypatch, **settings):
+    """The hunt stage on given spectra: 1 % pass, and 160 more do in 3300-3500 GeV in the window around it."""
+    asked = config({"method": "Sidebands"}).model_dump()
+    scan = {"first": 3000.0, "last": 4200.0, "step": 400.0, "width": 400.0}
+    asked["hunt"] |= {"windows": scan, "cuts": [0.01], "control": False, "toys": 20, **settings}
+    search = SimpleNamespace(space=Workspace(tmp_path), config=SearchConfig.model_validate(asked))
+    edges = resonance.fit_edges(search.config.hunt)
+    centre, rng = 0.5 * (edges[1:] + edges[:-1]), np.random.default_rng(4)
+    windows, made = search.config.hunt.windows.windows(), []
+    for window in windows:
+        tight = rng.poisson(300 * np.exp(-(centre - edges[0]) / 500)).astype(float)
+        tight += 80.0 * ((window.centre == 3400) & (centre > 3300) & (centre < 3500))
+        loose = tight + rng.poisson(29_700 * np.exp(-(centre - edges[0]) / 500))
+        made.append(Spectra(edges, (1.0, 0.01), np.stack([loose, tight])))
+    monkeypatch.setattr(hunting, "sample", lambda *_: SimpleNamespace(table=SimpleNamespace(events=events())))
+    monkeypatch.setattr(hunting, "spectra_of", lambda *_: (windows, made))
+    monkeypatch.setattr(hunting, "_truth", lambda *_: {})
+    hunting.run_hunt(search, lambda *_: None)
+    return read_json(search.space.path("hunt.json"))["search"], hunting.outcome(search)
+
+
+@pytest.mark.parametrize("background", ["dijet", "gaussian_process", "abcd"])
+def test_the_hunt_runs_with_every_background(tmp_path, monkeypatch, background):
+    found, said = hunted(tmp_path, monkeypatch, background=background)
+    assert found["background"] == background
+    assert found["best"]["window"] == {"low": 3200.0, "high": 3600.0}
+    assert found["best"]["cut"] == 0.01
+    assert found["best"]["z"] > 4
+    assert found["overall"]["toys"] == 20
+    assert found["validity"]["valid"]
+    # the dijet function has an order, the others have none
+    assert (found["best"]["order"] > 0) == (background == "dijet")
+    assert "bumphunter" not in found
+    assert not any("BumpHunter" in line for line in said)
+
+
+def test_bumphunter_is_in_the_numbers_the_summary_and_the_report(tmp_path, monkeypatch):
+    found, said = hunted(tmp_path, monkeypatch, bumphunter=True)
+    before, after = found["bumphunter"]
+    assert (before["cut"], after["cut"]) == (1.0, 0.01)
+    assert 3200 <= after["low"] < 3400 < after["high"] <= 3600
+    assert after["toys"] == 20
+    lines = [line for line in said if "BumpHunter" in line]
+    assert "before the cut" in lines[0]
+    assert "after the cut of 1 %: 3300-3500 GeV" in lines[1]
+    tables = report_hunt._scan_part(found, "").tables
+    assert [row[0] for row in tables[1].rows] == ["no cut", "cut 1%"]
+    assert tables[1].rows[1][5].startswith("< ")
+    del found["bumphunter"]
+    assert len(report_hunt._scan_part(found, "").tables) == 1
+
+
+def test_a_slow_background_has_fewer_toys_unless_they_are_asked_for():
+    hunt = config({"method": "Sidebands"}).hunt.model_dump(exclude={"toys"})
+    asked = [
+        HuntSection.model_validate({**hunt, **more}).toys
+        for more in ({}, {"background": "abcd"}, {"background": "gaussian_process"})
+    ]
+    assert asked == [40_000, 40_000, 2000]
+    process = HuntSection.model_validate({**hunt, "background": "gaussian_process", "toys": 50_000})
+    assert process.toys == 50_000
+    with pytest.raises(ValueError, match="background"):
+        HuntSection.model_validate({**hunt, "background": "spline"})

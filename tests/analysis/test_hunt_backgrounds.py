@@ -8,8 +8,11 @@ from elsewhere.analysis.hunt_backgrounds import Estimator
 from elsewhere.analysis.hunt_bumps import bumps, in_words
 from elsewhere.analysis.hunt_toys import EstimatedToys, significances
 from elsewhere.analysis.report import plain
+from elsewhere.analysis.spectrum import Spectra
 from elsewhere.analysis.toys import toy_maxima
+from elsewhere.analysis.validity import validity
 from elsewhere.errors import FitError
+from elsewhere.events import Window
 
 from .test_dijet import EDGES, ENERGY
 from .test_hunt import CUTS, WINDOWS, spectra
@@ -75,7 +78,9 @@ def test_the_dijet_estimate_is_the_masked_fit():
     model = basis(EDGES, found.order, ENERGY)
     fit = fit_background(counts[1], model, ~INSIDE)
     assert (found.b, found.s) == fit.integral(INSIDE, gradient_of(model, fit.theta)[1])
-    np.testing.assert_allclose(found.error, fit.error, rtol=1e-9)
+    np.testing.assert_array_equal(found.error, fit.error)  # bit for bit: numbers of a search do not move
+    np.testing.assert_array_equal(found.expected, fit.expected)
+    np.testing.assert_allclose(np.diag(found.covariance), fit.error**2, rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["dijet", *OTHERS])
@@ -123,7 +128,8 @@ def test_global_p_of_background_with_the_count_is_not_small_too_often():
 
 def test_bumphunter_sees_the_bump_of_the_best_window_and_where_it_is():
     found = hunt(WINDOWS[::3], spectra(1, 100.0)[::3], energy=ENERGY, signal_width=0.05, toys=5, seed=3)
-    before, after = bumps(found, ENERGY, 0.035, 100, 1)
+    (before, after), failed = bumps(found, ENERGY, 0.035, 100, 1)
+    assert failed == []
     assert (before.cut, after.cut) == (1.0, 0.01)
     assert before.t < 0.5 * after.t
     assert after.bound
@@ -131,3 +137,48 @@ def test_bumphunter_sees_the_bump_of_the_best_window_and_where_it_is():
     assert after.n - after.b == pytest.approx(100, abs=40)
     assert "p < " in in_words(plain(after))
     assert "before the cut" in in_words(plain(before))
+
+
+def test_bumphunter_takes_every_cut_of_the_best_window_and_names_what_it_cannot_fit():
+    windows, made = WINDOWS[::3], []
+    for one in spectra(1, 100.0)[::3]:
+        none = np.zeros_like(one.counts[0])
+        none[0] = 1.0
+        tight = np.random.default_rng(5).binomial(one.counts[1].astype(int), 0.5).astype(float)
+        made.append(Spectra(EDGES, (1.0, 0.01, 0.005, 0.001), np.stack([*one.counts, tight, none])))
+    found = hunt(windows, made, energy=ENERGY, signal_width=0.05, toys=5, seed=3, background="abcd")
+    assert found.best.window == windows[1]
+    seen, failed = bumps(found, ENERGY, 0.035, 20, 1)
+    assert [b.cut for b in seen] == [1.0, 0.01, 0.005]
+    assert [f.split(":")[0] for f in failed] == ["BumpHunter, window 3300-3700 GeV, cut 0.001"]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_classifier_that_knows_the_mass_makes_the_search_invalid(kind):
+    """Every window's own cut multiplies what is in it by 2.5: not valid; without that, valid."""
+    windows, clean, told = WINDOWS[::3], spectra(3)[::3], []
+    for window, one in zip(windows, clean, strict=True):
+        counts = one.counts.copy()
+        counts[1, window.contains(CENTRE)] = np.round(counts[1, window.contains(CENTRE)] * 2.5)
+        told.append(Spectra(EDGES, CUTS, counts))
+    assert validity(scan(windows, clean, ENERGY, estimator(kind))[0]).valid
+    biased = validity(scan(windows, told, ENERGY, estimator(kind))[0])
+    assert not biased.valid
+    assert len(biased.biased) == len(windows)
+
+
+def test_where_the_count_expects_nothing_a_toy_has_the_bound_of_the_data():
+    """Three events that all pass, nothing that fails: the count expects 0, and Z is that of the bins beside the window."""
+    windows = [Window(2900, 3300), Window(5900, 6300)]
+    whole = np.round(1e5 * np.exp(-(CENTRE - 2300) / 300))
+    whole[windows[1].contains(CENTRE)] = 0
+    whole[np.flatnonzero(windows[1].contains(CENTRE))[0]] = 3
+    tight = np.where(windows[1].contains(CENTRE), whole, np.round(0.01 * whole))
+    made = [Spectra(EDGES, CUTS, np.stack([whole, tight]))] * 2
+    results, _ = scan(windows, made, ENERGY, estimator("abcd"))
+    given, there = toy_input(windows, made, results, ENERGY), fitted(windows, made, results)
+    zs = significances(np.stack([s.counts for s in made]), given, estimator("abcd"), there)
+    last = next(r for r in results if r.window == windows[1] and r.cut < 1)
+    assert last.b == 0.0
+    assert 0 < last.z < 3
+    assert zs[1, 1] == pytest.approx(last.z)
