@@ -153,7 +153,7 @@ def hunt(
     """Scan, pick the most significant (window, cut), and calibrate the choice with ``toys`` background-only repetitions.
 
     ``spectra``: one per window, from its own classifier, cut efficiencies (1, ...) decreasing; a cut of 1 comes first.
-    ``background``: see `hunt_backgrounds`; the toys repeat every estimate, at some 30 ms per window, cut and toy for the
+    ``background``: see `hunt_backgrounds`; the toys repeat every estimate, at some 6 ms per window, cut and toy for the
     Gaussian process.
     Raises `FitError` when the spectra before the cut cannot be fitted.
     """
