@@ -51,10 +51,12 @@ bench-streaming: $(VENV)/.dev ## the acceptance figures of streaming -> benchmar
 
 bench-resonant: $(VENV)/.dev ## the figures of the resonant search -> benchmarks/results/ (many hours; makes its events first; goes on where it was)
 	$(BIN)/python benchmarks/physics/statement.py
+	$(BIN)/python benchmarks/physics/hunt_null.py
 	$(BIN)/python benchmarks/speed/fits.py
 	$(BIN)/python benchmarks/speed/bumphunter.py
 	$(BIN)/python benchmarks/speed/batched_scan.py
 	$(BIN)/python benchmarks/physics/sample_check.py half
+	$(BIN)/python benchmarks/resonant/densities.py
 	$(BIN)/python benchmarks/resonant/run.py
 	$(BIN)/python benchmarks/resonant/bias.py
 	$(BIN)/python benchmarks/resonant/features.py paws --parts 'paws_qq_*'

@@ -57,7 +57,8 @@ _BACKGROUNDS = {
 }
 
 
-def _percent(cut: float) -> str:
+def percent(cut: float) -> str:
+    """A cut in words."""
     return "no cut" if cut >= 1 else f"cut {100 * cut:g}%"
 
 
@@ -66,7 +67,7 @@ def _spectra_part(found: dict[str, Any], label: str) -> ReportPart:
     best, before = found["best"], found["before"]
     pair = [_spectrum(edges, before, "before the cut")]
     if best["cut"] < 1:
-        pair.append(_spectrum(edges, best, f"after the {_percent(best['cut'])}"))
+        pair.append(_spectrum(edges, best, f"after the {percent(best['cut'])}"))
     return ReportPart(
         "Spectrum",
         f"{_BACKGROUNDS[found['background']]} chi2 is the Poisson deviance outside the signal region.",
@@ -91,7 +92,7 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
     for cut in sorted(cuts, reverse=True):
         mine = [r for r in found["results"] if r["cut"] == cut]
         mass = np.array([_window(r["window"]).centre for r in mine])
-        curves.append(ScanCurve(_percent(cut), mass, np.array([r["p_local"] for r in mine])))
+        curves.append(ScanCurve(percent(cut), mass, np.array([r["p_local"] for r in mine])))
     rows = [
         WindowRow(
             _window(r["window"]),
@@ -128,7 +129,7 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
 
 def _bump_table(found: list[dict[str, Any]]) -> ReportTable:
     rows = [
-        (_percent(b["cut"]), f"{b['low']:g}-{b['high']:g}", round(b["n"]), round(b["b"], 1), round(b["t"], 2),
+        (percent(b["cut"]), f"{b['low']:g}-{b['high']:g}", round(b["n"]), round(b["b"], 1), round(b["t"], 2),
          f"{'< ' if b['bound'] else ''}{b['p_high'] if b['bound'] else b['p_global']:.2g}")
         for b in found
     ]  # fmt: skip
@@ -144,7 +145,7 @@ def _limits_part(search: Search, variant: str) -> ReportPart:
     made = read_json(search.space.path("limits.json"))[variant]
     rows = [
         (
-            f"{one['window']['low']:g}-{one['window']['high']:g}", _percent(one["cut"]), round(one["observed"], 1),
+            f"{one['window']['low']:g}-{one['window']['high']:g}", percent(one["cut"]), round(one["observed"], 1),
             round(one["expected"][2], 1), f"{one['expected'][1]:.1f} to {one['expected'][3]:.1f}",
         )
         for one in made["limits"]
@@ -157,7 +158,7 @@ def _limits_part(search: Search, variant: str) -> ReportPart:
         "them. The likelihood of the best window is in the folder exports (pyhf, combine, HEPData, UHI).",
         tables=[ReportTable(columns, rows, "Signal events.")],
         warnings=[
-            f"{one['window']['low']:g}-{one['window']['high']:g} GeV, {_percent(one['cut'])}: no limit, {one['why']}"
+            f"{one['window']['low']:g}-{one['window']['high']:g} GeV, {percent(one['cut'])}: no limit, {one['why']}"
             for one in made["missing"]
         ],
     )

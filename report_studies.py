@@ -24,6 +24,7 @@ from .analysis.report import ReportFigure, ReportPart, ReportTable
 from .analysis.scan_metrics import Band
 from .analysis.studies_trials import CutCount, injection_row, significance_scan
 from .events import Window
+from .report_hunt import percent
 from .resonance import SEARCH
 from .stages import Search
 from .workspace import read_json
@@ -38,10 +39,6 @@ def _number(value: float | None) -> float:
 
 def _array(values: Sequence[float | None]) -> np.ndarray:
     return np.array([_number(v) for v in values], dtype=np.float64)
-
-
-def _percent(cut: float) -> str:
-    return "no cut" if cut >= 1 else f"cut {100 * cut:g}%"
 
 
 def _interval(raw: Mapping[str, float]) -> str:
@@ -74,7 +71,7 @@ def _injection_rows(name: str, window: Mapping[str, Any]) -> list[tuple[Any, ...
             low, middle, high = np.quantile(z, (0.1587, 0.5, 0.8413)) if len(z) else (math.nan,) * 3
             out.append((
                 name, _interval(window["window"]), s["injected"], round(inside, 1),
-                round(100 * inside / max(window["background"], 1), 3), _percent(cut), round(float(middle), 2),
+                round(100 * inside / max(window["background"], 1), 3), percent(cut), round(float(middle), 2),
                 f"{low:.2f} to {high:.2f}", len(made),
             ))  # fmt: skip
     return out
@@ -100,7 +97,7 @@ def _injection_part(name: str, made: Mapping[str, Any], quoted: float, label: st
     cuts, strengths = _cuts(first), first["strengths"]
     inside = [_in_window(s) for s in strengths]
     scans = [
-        significance_scan(_percent(c), first["background"], inside, [[t.z for t in _counts(s, c)] for s in strengths])
+        significance_scan(percent(c), first["background"], inside, [[t.z for t in _counts(s, c)] for s in strengths])
         for c in cuts
         if all(_counts(s, c) for s in strengths)
     ]  # fmt: skip
@@ -121,7 +118,7 @@ def _injection_part(name: str, made: Mapping[str, Any], quoted: float, label: st
     hidden = [s["injected"] for s, r in zip(strengths, found, strict=True) if r.fits]
     if usable:
         figures.append(ReportFigure(
-            f"injection-{name}", plot_injection(usable, label=label, right=f"{where}, {_percent(shown)}", unit="events that pass"),
+            f"injection-{name}", plot_injection(usable, label=label, right=f"{where}, {percent(shown)}", unit="events that pass"),
             "Excess over the fit against the injected events that pass the cut, by the efficiency of the held-out signal.", found,
         ))  # fmt: skip
     return ReportPart(
@@ -141,7 +138,7 @@ def _injection_part(name: str, made: Mapping[str, Any], quoted: float, label: st
             ReportTable(
                 ("hidden", *injection_columns()),
                 [(s, *row) for s, row in zip(hidden, injection_table(rounded), strict=True)],
-                f"Excess found against injected events that pass, {where}, {_percent(shown)}.",
+                f"Excess found against injected events that pass, {where}, {percent(shown)}.",
             ),
         ],
         warnings=_warnings(made),
@@ -191,7 +188,7 @@ def _stability_part(raw: Sequence[Mapping[str, Any]], cut: float, label: str) ->
     return ReportPart(
         "Stability",
         f"Local Z of the largest excess over the dijet function with other numbers of parameters, bins and window edges, "
-        f"{_percent(cut)}. Nothing was trained again; delta_sys was measured anew for every choice.{spread}",
+        f"{percent(cut)}. Nothing was trained again; delta_sys was measured anew for every choice.{spread}",
         figures=[ReportFigure("stability", plot_stability(cells, label=label), framed, list(raw), wide=True)],
     )
 

@@ -160,13 +160,6 @@ def fit_windows(
     return records
 
 
-def fit_window(
-    events: Events, simulated: Events | None, config: SearchConfig, window: Window, folder: Any, key: str
-) -> dict[str, Any]:
-    """Fit one window's cross-fitted score and store it; returns its training record."""
-    return fit_windows(events, simulated, config, [(window, folder)], key)[0]
-
-
 def _todo(search: Search, hunt: HuntSection, key: str) -> Iterator[tuple[str, Window]]:
     for variant in variants(search.config):
         for window in hunt.windows.windows():

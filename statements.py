@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .analysis.hunt import corrected_background
 from .analysis.hunt_backgrounds import Estimator
 from .analysis.likelihood import BinnedModel
 from .analysis.limits import Limit, n95
 from .analysis.report import plain
+from .analysis.window_bias import corrected_background
 from .config import HuntSection
 from .deploy.exports.statement import Scan, Statement
 from .deploy.exports.write import write_exports

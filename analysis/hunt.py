@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from ..errors import FitError
 from ..events import Window
-from .counting import p_of, signed_z, z_of
+from .counting import p_of, signed_z
 from .dijet import SignalFit, basis, choose_order, fit_signal
-from .hunt_backgrounds import NO_BACKGROUND, Estimate, Estimator, Kind, unfitted_z
+from .hunt_backgrounds import Estimate, Estimator, Kind, capped_z
 from .hunt_toys import EstimatedToys
 from .spectrum import Spectra
 from .toys import GlobalResult, ToyInput, global_p, toy_maxima
-from .window_bias import bias_of, corrected_background, corrected_z, separate
+from .window_bias import bias_of, corrected_z, separate
 
 Array = NDArray[np.float64]
 
@@ -98,9 +98,8 @@ def scan(
             if (i, c) not in found:
                 continue
             fit, counts = found[i, c][0], spectra[i].counts[c]
-            z = corrected_z(n[i], b[i], s[i], delta[i], error[i])
-            if b[i] < NO_BACKGROUND:
-                z = min(z, unfitted_z(counts, window.contains(0.5 * (fit_edges[1:] + fit_edges[:-1]))))
+            inside = window.contains(0.5 * (fit_edges[1:] + fit_edges[:-1]))
+            z = capped_z(corrected_z(n[i], b[i], s[i], delta[i], error[i]), b[i], counts, inside)
             out.append(WindowResult(
                 window, cut, float(n[i]), float(b[i]), float(s[i]), float(delta[i]), float(error[i]),
                 float(signed_z(n[i], b[i], s[i])), z, p_of(z), fit.order, fit.half_deviance, fit.ndf, fit.gof_p,
@@ -169,9 +168,7 @@ def hunt(
         raise FitError("the spectrum before the cut could not be fitted: " + "; ".join(failed))
     peak, error = _peak(best, spectra[0].edges, energy, signal_width)
     given = toy_input(windows, spectra, results, energy)
-    maxima = (
-        toy_maxima if background == "dijet" else EstimatedToys(estimate, fitted(windows, spectra, results))
-    )
+    maxima = toy_maxima if background == "dijet" else EstimatedToys(estimate)
     overall = global_p(given, best.z, toys=toys, seed=seed, threads=threads, progress=progress, maxima=maxima)
     return HuntResult(spectra[0].edges, tuple(results), best, before, peak, error, overall, tuple(failed))
 
@@ -183,39 +180,14 @@ def toy_input(
     edges, cuts = spectra[0].edges, spectra[0].cuts
     shape = (len(windows), len(cuts))
     expected = np.zeros((*shape, len(edges) - 1))
-    order, delta = np.zeros(shape, np.int64), np.zeros(shape)
+    order, delta, fitted = np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape, bool)
     for r in results:
         i, c = list(windows).index(r.window), cuts.index(r.cut)
-        expected[i, c], order[i, c], delta[i, c] = r.expected, r.order, r.delta
+        expected[i, c], order[i, c], delta[i, c], fitted[i, c] = r.expected, r.order, r.delta, True
     slices = expected.copy()
     slices[:, :-1] = np.maximum(expected[:, :-1] - expected[:, 1:], 0.0)
     centre = 0.5 * (edges[1:] + edges[:-1])
     inside = np.stack([w.contains(centre) for w in windows])
     return ToyInput(
-        edges, energy, slices, order, np.abs(delta), inside, separate(windows), np.array(cuts) < 1
+        edges, energy, slices, fitted, order, np.abs(delta), inside, separate(windows), np.array(cuts) < 1
     )
-
-
-def fitted(
-    windows: Sequence[Window], spectra: Sequence[Spectra], results: Sequence[WindowResult]
-) -> NDArray[np.bool_]:
-    """Which windows and cuts have a result, (windows, cuts)."""
-    out = np.zeros((len(windows), len(spectra[0].cuts)), dtype=bool)
-    for r in results:
-        out[list(windows).index(r.window), spectra[0].cuts.index(r.cut)] = True
-    return out
-
-
-__all__ = [
-    "NO_BACKGROUND",
-    "HuntResult",
-    "WindowResult",
-    "bias_of",
-    "corrected_background",
-    "corrected_z",
-    "hunt",
-    "scan",
-    "separate",
-    "unfitted_z",
-    "z_of",
-]

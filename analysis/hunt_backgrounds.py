@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ..errors import FitError
 from .background_models import SidebandCount
 from .counting import z_of
 from .dijet import Basis, basis, choose_order, fit_background, gradient_of
-from .gaussian_process import Process, fit_process
+from .gaussian_process import fit_process
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -69,7 +68,7 @@ class Estimator:
             return _process(counts[cut], edges, inside, LENGTHS * self.width)
         if self.kind == "abcd" and cut > 0:
             return _count(counts[cut], counts[0] - counts[cut], edges, inside)
-        return _dijet(counts[cut], edges, inside, self.energy)
+        return dijet_estimate(counts[cut], edges, inside, self.energy)
 
 
 @lru_cache(maxsize=64)
@@ -78,8 +77,11 @@ def _basis(edges: bytes, order: int, energy: float) -> Basis:
     return basis(np.frombuffer(edges), order, energy)
 
 
-def _dijet(counts: Array, edges: Array, inside: Mask, energy: float) -> Estimate:
-    order = choose_order(counts, edges, energy, ~inside)
+def dijet_estimate(
+    counts: Array, edges: Array, inside: Mask, energy: float, order: int | None = None
+) -> Estimate:
+    """The masked fit of counts (bins,) with ``order`` shape parameters, by likelihood ratio where None. Raises `FitError`."""
+    order = choose_order(counts, edges, energy, ~inside) if order is None else order
     model = _basis(np.ascontiguousarray(edges, dtype=np.float64).tobytes(), order, energy)
     fit = fit_background(counts, model, ~inside)
     slope = gradient_of(model, fit.theta)[1]
@@ -108,13 +110,7 @@ def _closed(
 
 def _process(counts: Array, edges: Array, inside: Mask, length: float) -> Estimate:
     """The amplitude of the largest evidence; degrees of freedom: the trace of posterior variance times rate."""
-    found: list[Process] = []
-    for amplitude in AMPLITUDES:
-        try:
-            found.append(fit_process(counts, edges, ~inside, length, amplitude, (length, length)))
-        except FitError:
-            if amplitude == AMPLITUDES[-1] and not found:
-                raise
+    found = [fit_process(counts, edges, ~inside, length, a, (length, length)) for a in AMPLITUDES]
     best = max(found, key=lambda p: p.log_evidence)
     variance = np.diag(best.covariance)
     within = np.ix_(inside, inside)
@@ -131,6 +127,11 @@ def _count(counts: Array, failing: Array, edges: Array, inside: Mask) -> Estimat
     return _closed(
         counts, inside, made.b, made.error, made.expected, made.covariance + np.outer(carried, carried), 1.0
     )
+
+
+def capped_z(z: float, b: float, counts: Array, inside: Mask) -> float:
+    """``z``, or `unfitted_z` where that is less and the fit expects (almost) nothing."""
+    return min(z, unfitted_z(counts, inside)) if b < NO_BACKGROUND else z
 
 
 def unfitted_z(counts: Array, inside: Mask) -> float:

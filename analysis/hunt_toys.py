@@ -10,44 +10,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FitError
-from .counting import signed_z
-from .hunt_backgrounds import NO_BACKGROUND, Estimator, unfitted_z
+from .hunt_backgrounds import Estimator, capped_z
 from .toys import BLOCK, GV_LEVEL, ToyInput, throw
-from .window_bias import bias_of
+from .window_bias import bias_of, corrected_z
 
 Array = NDArray[np.float64]
 
 
-def significances(counts: Array, given: ToyInput, estimate: Estimator, fitted: NDArray[np.bool_]) -> Array:
-    """Z of every window and cut, (windows, cuts), of one toy's ``counts`` (windows, cuts, bins); -inf where not ``fitted``.
+def significances(counts: Array, given: ToyInput, estimate: Estimator) -> Array:
+    """Z of every window and cut, (windows, cuts), of one toy's ``counts`` (windows, cuts, bins); -inf where the data have none.
 
     The bias is measured again; its uncertainty is the one assigned from the data, as for the data. So is the bound where
     nothing is expected. Raises `FitError`.
     """
-    n, b, s = np.full((3, *fitted.shape), np.nan)
-    for i, c in np.argwhere(fitted):
+    n, b, s = np.full((3, *given.fitted.shape), np.nan)
+    for i, c in np.argwhere(given.fitted):
         found = estimate(counts[i], int(c), given.edges, given.inside[i])
         n[i, c], b[i, c], s[i, c] = counts[i, c, given.inside[i]].sum(), found.b, found.s
-    out = np.full(fitted.shape, -np.inf)
-    for c in range(fitted.shape[1]):
-        delta, error = np.zeros((2, len(fitted)))
+    out = np.full(n.shape, -np.inf)
+    for c in range(n.shape[1]):
+        delta, error = np.zeros((2, len(n)))
         if given.biased[c]:
             delta, error = bias_of(given.apart, n[:, c], b[:, c], s[:, c])
-        scale = np.maximum(1.0 + delta, 1e-3)
-        for i in np.flatnonzero(fitted[:, c]):
-            width = np.hypot(s[i, c] * scale[i], np.hypot(given.bias[i, c], error[i]) * b[i, c])
-            out[i, c] = signed_z(n[i, c], b[i, c] * scale[i], width)
-            if b[i, c] < NO_BACKGROUND:
-                out[i, c] = min(out[i, c], unfitted_z(counts[i, c], given.inside[i]))
+        for i in np.flatnonzero(given.fitted[:, c]):
+            z = corrected_z(n[i, c], b[i, c], s[i, c], delta[i], error[i], given.bias[i, c])
+            out[i, c] = capped_z(z, b[i, c], counts[i, c], given.inside[i])
     return out
 
 
 @dataclass(frozen=True)
 class EstimatedToys:
-    """`toys.toy_maxima` with another ``estimate`` of the background; ``fitted`` (windows, cuts): what the data have."""
+    """`toys.toy_maxima` with another ``estimate`` of the background."""
 
     estimate: Estimator
-    fitted: NDArray[np.bool_]
 
     def __call__(
         self, given: ToyInput, toys: int, seed: int, threads: int = 1, progress: Any = None
@@ -59,7 +54,7 @@ class EstimatedToys:
             many = min(BLOCK, toys - block * BLOCK)
             for k, counts in enumerate(throw(given, seed, block, BLOCK)[:many], start=block * BLOCK):
                 try:
-                    zs = significances(counts, given, self.estimate, self.fitted)
+                    zs = significances(counts, given, self.estimate)
                 except FitError:
                     continue  # it counts as exceeding
                 before = np.vstack([np.full(zs.shape[1], -np.inf), zs[:-1]])

@@ -44,7 +44,7 @@ def _separation(
 
 def importances(
     score: Callable[[Events], Array], first: Events, second: Events, measure: Measure,
-    *, repeats: int = 3, seed: int = 0, floor: int = FLOOR, progress: Callable[[int], None] | None = None,
+    *, repeats: int = 3, seed: int = 0, floor: int = FLOOR,
 ) -> Importances:  # fmt: skip
     """Permutation importance (Breiman 2001): what telling ``first`` from ``second`` loses without one feature at a time.
 
@@ -70,8 +70,6 @@ def importances(
             losses[r] = whole - _separation(score, drawn[0], drawn[1], measure, floor)
         error = float(losses.std(ddof=1) / np.sqrt(repeats)) if repeats > 1 else 0.0
         rows.append(Importance(name, float(losses.mean()), error))
-        if progress is not None:
-            progress(j + 1)
     return Importances(measure, whole, tuple(rows), repeats, len(first), len(second))
 
 

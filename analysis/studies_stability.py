@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ..errors import FitError
 from ..events import Window
-from .dijet import HIGHEST_ORDER, MIN_ORDER, basis, choose_order, fit_background, gradient_of
-from .hunt import NO_BACKGROUND, bias_of, corrected_z, separate, unfitted_z
+from .dijet import HIGHEST_ORDER, MIN_ORDER
+from .hunt_backgrounds import Estimate, capped_z, dijet_estimate
 from .plots_studies import StabilityCell
+from .window_bias import bias_of, corrected_z, separate
 
 Array = NDArray[np.float64]
 #: Fewest bins outside the window for a fit to be tried.
@@ -45,15 +46,12 @@ def edges_for(window: Window, width: float, low: float, high: float) -> Array:
 
 def _fitted(
     mass: Array, edges: Array, window: Window, energy: float, order: int | None
-) -> tuple[float, float, float, float, float]:
-    """(n, b, its error, goodness of fit, Z where the fit expects nothing) of one window; ``order`` None: by likelihood ratio."""
+) -> tuple[float, Estimate, float]:
+    """(n, the fit, the largest Z it allows) of one window; ``order`` None: by likelihood ratio."""
     counts = np.histogram(mass, edges)[0].astype(np.float64)
     inside = window.contains(0.5 * (edges[1:] + edges[:-1]))
-    model = basis(edges, choose_order(counts, edges, energy, ~inside) if order is None else order, energy)
-    fit = fit_background(counts, model, ~inside)
-    b, s = fit.integral(inside, gradient_of(model, fit.theta)[1])
-    none = unfitted_z(counts, inside) if b < NO_BACKGROUND else np.inf
-    return float(counts[inside].sum()), b, s, fit.p_value, none
+    fit = dijet_estimate(counts, edges, inside, energy, order)
+    return float(counts[inside].sum()), fit, capped_z(np.inf, fit.b, counts, inside)
 
 
 def _others(
@@ -62,9 +60,10 @@ def _others(
     n, b, s = np.full((3, len(windows)), np.nan)
     for i, (mass, window, edges) in enumerate(zip(masses, windows, grids, strict=True)):
         try:
-            n[i], b[i], s[i], _, _ = _fitted(mass, edges, window, energy, None)
+            n[i], fit, _ = _fitted(mass, edges, window, energy, None)
         except FitError:  # as in the hunt: a window without a fit measures nobody's bias
             continue
+        b[i], s[i] = fit.b, fit.s
     return n, b, s
 
 
@@ -91,18 +90,18 @@ def stability(
             for order in range(MIN_ORDER, HIGHEST_ORDER + 1):
                 quoted = window == here and order == nominal_order and width == bin_width
                 try:
-                    n, b, s, good, none = _fitted(masses[best], edges, window, energy, order)
+                    n, fit, most = _fitted(masses[best], edges, window, energy, order)
                 except FitError:
                     cells.append(StabilityCell(order, f"{width:g} GeV", window, np.nan, np.nan, quoted))
                     continue
                 delta, error = 0.0, 0.0
                 if rest is not None:
                     seen, fitted, sigma = (v.copy() for v in rest)
-                    seen[best], fitted[best], sigma[best] = n, b, s
+                    seen[best], fitted[best], sigma[best] = n, fit.b, fit.s
                     found = bias_of(separate(everywhere), seen, fitted, sigma)
                     delta, error = float(found[0][best]), float(found[1][best])
-                z = min(corrected_z(n, b, s, delta, error), none)
-                cells.append(StabilityCell(order, f"{width:g} GeV", window, z, good, quoted))
+                z = min(corrected_z(n, fit.b, fit.s, delta, error), most)
+                cells.append(StabilityCell(order, f"{width:g} GeV", window, z, fit.gof_p, quoted))
     return sorted(cells, key=lambda c: c.window.low)
 
 

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Events, Window, identity_hash
-from .hunt import NO_BACKGROUND, WindowResult, corrected_background, corrected_z
+from .hunt import WindowResult
+from .hunt_backgrounds import NO_BACKGROUND
 from .metrics import FLOOR, Roc, sic
 from .plots_limits import InjectionScan
 from .plots_studies import InjectionRow
 from .scan_metrics import Band, band
+from .window_bias import corrected_background, corrected_z
 
 Array = NDArray[np.float64]
 #: Grid of signal efficiencies that a band over trainings is drawn on.

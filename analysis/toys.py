@@ -23,13 +23,14 @@ GV_LEVEL = 0.5
 
 @dataclass(frozen=True)
 class ToyInput:
-    """``slices`` (windows, cuts, bins): expected events passing a cut and not the next; ``order`` and ``bias``
-    (windows, cuts); ``inside`` (windows, bins); ``apart`` (windows, windows): which may measure whose bias;
+    """``slices`` (windows, cuts, bins): expected events passing a cut and not the next; ``fitted``, ``order`` of the dijet
+    function (0: not one) and ``bias`` (windows, cuts); ``inside`` (windows, bins); ``apart`` (windows, windows): which may measure whose bias;
     ``biased`` (cuts,): whether the cut can sculpt (a cut of 1 cannot)."""
 
     edges: Array
     energy: float
     slices: Array
+    fitted: NDArray[np.bool_]
     order: NDArray[np.int64]
     bias: Array
     inside: NDArray[np.bool_]

@@ -32,12 +32,17 @@ def bias_of(apart: NDArray[np.bool_], n: Array, b: Array, s: Array) -> tuple[Arr
     return delta, error
 
 
-def corrected_background(b: float, s: float, delta: float, error: float) -> tuple[float, float]:
-    """b (1 + delta) and its error: the fit's, the size of the bias and the bias's own statistical ``error``."""
+def corrected_background(
+    b: float, s: float, delta: float, error: float, size: float | None = None
+) -> tuple[float, float]:
+    """b (1 + delta) and its error: the fit's, the size of the bias and the bias's own statistical ``error``.
+
+    ``size``: that of the bias assigned from the data, where ``delta`` is a toy's; None: ``delta`` itself.
+    """
     scale = max(1.0 + delta, 1e-3)
-    return b * scale, float(np.hypot(s * scale, np.hypot(delta, error) * b))
+    return b * scale, float(np.hypot(s * scale, np.hypot(delta if size is None else size, error) * b))
 
 
-def corrected_z(n: float, b: float, s: float, delta: float, error: float) -> float:
-    """Signed Z of n on b (1 + delta); the bias is uncertain by its own size and by its statistical ``error``."""
-    return float(signed_z(n, *corrected_background(b, s, delta, error)))
+def corrected_z(n: float, b: float, s: float, delta: float, error: float, size: float | None = None) -> float:
+    """Signed Z of n on the `corrected_background`."""
+    return float(signed_z(n, *corrected_background(b, s, delta, error, size)))

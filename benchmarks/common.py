@@ -1,5 +1,6 @@
 """What every benchmark does: a table, one line of JSON at the end, the same in results/NAME.json, and a place for its data."""
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,16 @@ RESULTS = Path(__file__).parent / "results"
 #: Generated inputs, outside the repository: kept between runs, made again by the benchmark that needs them.
 CACHE = Path(os.environ.get("ELSEWHERE_CACHE", Path.home() / ".cache" / "elsewhere")) / "benchmarks"
 PACKAGES = ("awkward", "coffea", "dask", "elsewhere", "hls4ml", "lightgbm", "numpy", "ray", "torch", "uproot")
+
+
+def code_of(path: Path) -> str:
+    """What a module does, whatever its comments and docstrings say."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        described = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if described and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def machine() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,14 @@ class TrainSettings:
             )
         if self.backend == "plain" and self.workers != 1:
             raise ConfigError(f"backend 'plain' has one worker, {self.workers} asked for; use backend 'ray'")
+
+    @classmethod
+    def of(cls, how: Any, seed: int) -> Self:
+        """What a method's fields say: epochs, batch, learning_rate, best and perhaps schedule; the best epochs are kept."""
+        return cls(
+            how.epochs, how.batch, how.learning_rate, seed, shards=1, keep="best", best=how.best,
+            schedule=getattr(how, "schedule", "constant"),
+        )  # fmt: skip
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step ``step``, counted from 0, of ``steps``."""

@@ -55,9 +55,8 @@ def test_a_window_is_learnt_against_the_reweighted_simulation(tmp_path):
         {**asked.model_dump(), "score": {"method": "WeakTrees", "members": 1, "rounds": 20},
          "representation": {"method": "Identity"}, "folds": 2}
     )  # fmt: skip
-    record = resonance.fit_window(
-        events(), events(6000, 2, 0.2), asked, Window(3300.0, 3700.0), tmp_path / "m", "k"
-    )
+    window = Window(3300.0, 3700.0)
+    (record,) = resonance.fit_windows(events(), events(6000, 2, 0.2), asked, [(window, tmp_path / "m")], "k")
     inside = Window(3300.0, 3700.0).contains(events(6000, 2, 0.2).mass).sum()
     assert record["reference_events"] == inside  # the simulation of the window, not the data's sidebands
 
@@ -71,7 +70,7 @@ def test_windows_learnt_together_are_those_learnt_alone(tmp_path):
     windows = [(Window(low, low + 300.0), tmp_path / f"{low:g}") for low in (3200.0, 3500.0)]
     records = resonance.fit_windows(events(), None, asked, windows, "k")
     for (window, folder), record in zip(windows, records, strict=True):
-        assert record == resonance.fit_window(events(), None, asked, window, tmp_path / "alone", "k")
+        assert [record] == resonance.fit_windows(events(), None, asked, [(window, tmp_path / "alone")], "k")
         mine = events().take(window.contains(events().mass))
         assert np.array_equal(load(folder)[0].score(mine), load(tmp_path / "alone")[0].score(mine))
 

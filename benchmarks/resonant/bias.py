@@ -5,12 +5,13 @@
 The classifier learns one half of the reference against the data; the cut is set on the other half; counted are true background
 events of the window that nothing has seen. One window (3.3-3.7 TeV), N trainings, each with its own split and seed. `cwola_dr` is
 CWoLa hunting with the distance of the jets, which grows with m_jj, as a fifth feature: its verdict must be that the search is not
-valid. Results: results/resonant_bias.json. Trainings are kept one by one.
+valid. Results: results/resonant_bias.json. Trainings are kept one by one, under the digest of the benchmark's code.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from dataclasses import asdict
@@ -20,12 +21,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import CACHE, publish, table
+from common import CACHE, code_of, publish, table
 from elsewhere.analysis.delta_sys import Passing, measure, passing_counts, verdict
 from elsewhere.events import Events, identity_hash
 from elsewhere.workspace import read_json, write_json
 from methods import REFERENCES, trees
-from problem import WINDOW, Problem
+from problem import SET, WINDOW, Problem, identity_of
 
 CUTS = (1e-2, 1e-3)
 #: In the order of their cost.
@@ -54,9 +55,17 @@ def one(name: str, trial: int) -> dict[str, Any]:
     return {f"{cut:g}": asdict(_counts(problem, cut, learnt, held)) for cut in CUTS}
 
 
+def place() -> Path:
+    """Where trainings are kept; another set of events or other code of the benchmark is another place."""
+    here = Path(__file__).parent
+    text = "".join(code_of(here / name) for name in ("problem.py", "methods.py", "bias.py"))
+    key = hashlib.sha256((text + identity_of(SET)).encode()).hexdigest()[:12]
+    return CACHE / "resonant" / f"bias-{key}"
+
+
 def run(names: list[str], trials: int, minutes: float) -> dict[str, list[dict[str, Any]]]:
     """Train what is missing until the time is over; everything that is there."""
-    end, folder, found = time.monotonic() + 60 * minutes, CACHE / "resonant" / "bias", {}
+    end, folder, found = time.monotonic() + 60 * minutes, place(), {}
     folder.mkdir(parents=True, exist_ok=True)
     for trial in range(trials):
         for name in names:

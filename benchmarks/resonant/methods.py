@@ -1,9 +1,8 @@
 """Every method as one function of a problem: fitted on what an experiment has, it returns what scores an event.
 
 The classifiers are trees as published (2309.13111): 50 members, each stopped early and however soon (the package's own default
-keeps at least 20 rounds); the supervised one has 5. Flows are three spline transforms with a learning rate that falls to 0
-(`FLOW`): a better density, by the likelihood of background events in the window, than the published 15 affine transforms at a
-constant rate reach in twice the time, and what two cores learn in two minutes.
+keeps at least 20 rounds); the supervised one has 5. Flows are not the published ones but three spline transforms with a learning rate
+that falls to 0 (`FLOW`), which a core learns in two minutes; `densities.py` compares them.
 """
 
 from __future__ import annotations

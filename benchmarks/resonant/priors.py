@@ -14,7 +14,6 @@ made them.
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import CACHE, publish, table
+from common import CACHE, code_of, publish, table
 from elsewhere.analysis.metrics import roc, sic
 from elsewhere.events import Events
 from elsewhere.models.arrays import read_arrays, write_arrays
@@ -76,16 +75,6 @@ def shifted(events: Events, more: np.ndarray) -> Events:
 
 
 WIDER |= {"paws_noise": lambda events, more: noise(heavy_first(events, more)), "paws_shifted": shifted}
-
-
-def code_of(path: Path) -> str:
-    """What a module does, whatever its comments and docstrings say."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        described = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if described and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
 
 
 def kept(name: str, variant: str, ending: str) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import CACHE, publish, table
+from common import CACHE, code_of, publish, table
 from elsewhere.analysis.metrics import roc, sic
 from elsewhere.errors import FitError
 from elsewhere.samples.resonant import parts_of
@@ -55,7 +55,7 @@ def jobs(methods: list[str], trials: int) -> Iterator[Job]:
 def path_of(job: Job) -> Path:
     """Where the result of a training is kept; another set of events or other code of the benchmark is another place."""
     folder = Path(__file__).parent
-    text = "".join((folder / name).read_text() for name in ("problem.py", "methods.py"))
+    text = "".join(code_of(folder / name) for name in ("problem.py", "methods.py"))
     key = hashlib.sha256((text + identity_of(SET)).encode()).hexdigest()[:12]
     method, variant, s_over_b, trial = job
     return CACHE / "resonant" / f"trainings-{key}" / f"{method}-{variant}-{s_over_b:g}-{trial}.json"

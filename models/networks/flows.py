@@ -39,9 +39,8 @@ class FlowSettings:
     ``kind``: "maf" affine or "nsf" rational-quadratic spline autoregressive flow, "cfm" conditional flow matching.
     ``transforms`` 0 and ``hidden`` () mean the published ones of the kind. ``bins`` and ``bound`` are the spline's;
     ``steps`` and ``sigma`` flow matching's. ``validation``: fraction of events put aside; the ``best`` epochs of lowest
-    validation loss are kept. ``schedule``: "constant" as published, or "cosine", the learning rate falling to 0: then
-    twenty times the rate reaches a better density in a tenth of the steps, and ``best`` 1 will do. ``preprocess``:
-    "logit" or "standard", see `Domain`.
+    validation loss are kept. ``schedule``: "constant" as published, or "cosine", the learning rate falling to 0, with
+    which a larger rate does and ``best`` 1 is enough. ``preprocess``: "logit" or "standard", see `Domain`.
 
     Against the paper: no batch normalisation (the flow starts near the identity on standardised inputs instead), no
     weight decay, and weights uniform instead of orthogonal at the start.
@@ -194,16 +193,7 @@ class ConditionalFlow:
         how = self.settings
         result = train(
             Task(build_flow, how.network(x.shape[1], table.shape[1], self.seed), flow_loss, kept, validation),
-            TrainSettings(
-                how.epochs,
-                how.batch,
-                how.learning_rate,
-                self.seed,
-                shards=1,
-                keep="best",
-                best=how.best,
-                schedule=how.schedule,
-            ),
+            TrainSettings.of(how, self.seed),
         )
         self.members_, self.record_ = list(result.states), result.record
 

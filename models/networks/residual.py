@@ -122,16 +122,7 @@ class SignalDensity:
         config = self._config(seed) | {"fraction": start, "learn": fraction is None}
         result = train(
             Task(build_residual, config, residual_loss, kept, validation),
-            TrainSettings(
-                how.epochs,
-                how.batch,
-                how.learning_rate,
-                seed,
-                shards=1,
-                keep="best",
-                best=how.best,
-                schedule=how.schedule,
-            ),
+            TrainSettings.of(how, seed),
         )
         for state in result.states:
             odds = ODDS_SCALE * float(state["odds"][0]) if fraction is None else None

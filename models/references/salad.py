@@ -123,9 +123,7 @@ class Salad:
         def sample(rows: NDArray[Any]) -> Sample:
             return Sample(self._scaled(inputs[rows]), y[rows], balance(weight[rows], y[rows]))
 
-        settings = TrainSettings(
-            self.epochs, self.batch, self.learning_rate, self.seed, shards=1, keep="best", best=self.best
-        )
+        settings = TrainSettings.of(self, self.seed)
         task = Task(build_dense, self._config(), cross_entropy, sample(train_rows), sample(held_rows))
         result = train(task, settings)
         self.members_, self.record_ = list(result.states), result.record

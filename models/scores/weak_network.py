@@ -69,9 +69,7 @@ class WeakNetwork:
         def sample(rows: NDArray[Any]) -> Sample:
             return Sample(self._inputs(x[rows]), y[rows], balance(weight[rows], y[rows]))
 
-        settings = TrainSettings(
-            self.epochs, self.batch, self.learning_rate, self.seed, shards=1, keep="best", best=self.best
-        )
+        settings = TrainSettings.of(self, self.seed)
         result = train(
             Task(build_dense, self._config(), cross_entropy, sample(train_rows), sample(held_rows)), settings
         )

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from elsewhere.analysis.counting import signed_z
-from elsewhere.analysis.hunt import bias_of, corrected_z, hunt, scan, separate, toy_input
+from elsewhere.analysis.hunt import hunt, scan, toy_input
 from elsewhere.analysis.spectrum import Spectra, nested_spectra, passing
 from elsewhere.analysis.toys import global_p, toy_maxima
 from elsewhere.analysis.validity import validity
+from elsewhere.analysis.window_bias import bias_of, corrected_z, separate
 from elsewhere.errors import FitError
 from elsewhere.events import Window
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from elsewhere.analysis.dijet import basis, fit_background, gradient_of
-from elsewhere.analysis.hunt import fitted, hunt, scan, toy_input
+from elsewhere.analysis.hunt import hunt, scan, toy_input
 from elsewhere.analysis.hunt_backgrounds import Estimator
 from elsewhere.analysis.hunt_bumps import bumps, in_words
 from elsewhere.analysis.hunt_toys import EstimatedToys, significances
@@ -89,13 +89,13 @@ def test_a_toy_is_scanned_as_the_data_are(kind):
     made = spectra(3, 60.0)
     windows, made = WINDOWS[::3], made[::3]
     results, _ = scan(windows, made, ENERGY, estimator(kind))
-    given, there = toy_input(windows, made, results, ENERGY), fitted(windows, made, results)
-    assert there.all()
-    zs = significances(np.stack([s.counts for s in made]), given, estimator(kind), there)
+    given = toy_input(windows, made, results, ENERGY)
+    assert given.fitted.all()
+    zs = significances(np.stack([s.counts for s in made]), given, estimator(kind))
     want = [[next(r.z for r in results if r.window == w and r.cut == c) for c in CUTS] for w in windows]
     np.testing.assert_allclose(zs, want, atol=1e-6)
     if kind == "dijet":
-        slow, fast = EstimatedToys(estimator(kind), there)(given, 30, 5), toy_maxima(given, 30, 5)
+        slow, fast = EstimatedToys(estimator(kind))(given, 30, 5), toy_maxima(given, 30, 5)
         # the compiled toys keep the order that the data chose
         assert np.mean(np.abs(slow[0] - fast[0]) < 2e-3) > 0.5
 
@@ -103,15 +103,15 @@ def test_a_toy_is_scanned_as_the_data_are(kind):
 def test_toys_do_not_depend_on_threads_and_a_failed_one_exceeds():
     windows, made = WINDOWS[::3], spectra(4)[::3]
     results, _ = scan(windows, made, ENERGY, estimator("abcd"))
-    given, there = toy_input(windows, made, results, ENERGY), fitted(windows, made, results)
-    runs = [EstimatedToys(estimator("abcd"), there)(given, 260, 5, threads) for threads in (1, 2)]
+    given = toy_input(windows, made, results, ENERGY)
+    runs = [EstimatedToys(estimator("abcd"))(given, 260, 5, threads) for threads in (1, 2)]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert np.isfinite(runs[0][0]).all()
 
     def never(*_):
         raise FitError("no")
 
-    assert np.isinf(EstimatedToys(never, there)(given, 3, 5)[0]).all()
+    assert np.isinf(EstimatedToys(never)(given, 3, 5)[0]).all()
 
 
 def test_global_p_of_background_with_the_count_is_not_small_too_often():
@@ -176,8 +176,8 @@ def test_where_the_count_expects_nothing_a_toy_has_the_bound_of_the_data():
     tight = np.where(windows[1].contains(CENTRE), whole, np.round(0.01 * whole))
     made = [Spectra(EDGES, CUTS, np.stack([whole, tight]))] * 2
     results, _ = scan(windows, made, ENERGY, estimator("abcd"))
-    given, there = toy_input(windows, made, results, ENERGY), fitted(windows, made, results)
-    zs = significances(np.stack([s.counts for s in made]), given, estimator("abcd"), there)
+    given = toy_input(windows, made, results, ENERGY)
+    zs = significances(np.stack([s.counts for s in made]), given, estimator("abcd"))
     last = next(r for r in results if r.window == windows[1] and r.cut < 1)
     assert last.b == 0.0
     assert 0 < last.z < 3

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from elsewhere.analysis.hunt import hunt, scan, unfitted_z
+from elsewhere.analysis.hunt import hunt, scan
+from elsewhere.analysis.hunt_backgrounds import unfitted_z
 from elsewhere.analysis.spectrum import Spectra, nested_spectra, passing
 from elsewhere.errors import ElsewhereError, FeatureError, FitError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet, Window, fold_of, identity_hash

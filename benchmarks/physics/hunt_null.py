@@ -1,0 +1,68 @@
+"""How often a hunt's global p-value of background alone is at most 0.05, with each background estimate.
+
+    python benchmarks/physics/hunt_null.py [--experiments N] [--seed S]
+
+Three windows and two cuts of falling spectra with 100,000 events before the cut and 1,000 after it; 19 toys each, so that
+p = (k + 1) / 20 and an exact test gives 1/20. The pulls are those of all windows after the cut, with delta_sys. Some minutes of a
+core; results/hunt_null.json.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
+
+import numpy as np
+from common import publish, table
+from elsewhere.analysis.counting import clopper_pearson
+from elsewhere.analysis.hunt import hunt
+from elsewhere.analysis.hunt_backgrounds import Kind
+from elsewhere.analysis.spectrum import Spectra
+from elsewhere.events import Window
+from fits import EDGES, ENERGY, truth
+
+#: Whole bins near 2.9, 3.5 and 4.1 TeV.
+WINDOWS = [Window(float(EDGES[i]), float(EDGES[i + 3])) for i in (14, 18, 22)]
+CUTS, PASSING, FAILING, TOYS = (1.0, 0.01), 1e3, 99e3, 19
+
+
+def spectra(rng: np.random.Generator) -> list[Spectra]:
+    """Background of one experiment: every window has events of its own, as from its own classifier."""
+    out = []
+    for _ in WINDOWS:
+        tight, rest = (rng.poisson(truth(n)).astype(float) for n in (PASSING, FAILING))
+        out.append(Spectra(EDGES, CUTS, np.stack([tight + rest, tight])))
+    return out
+
+
+def null(kind: Kind, experiments: int, seed: int) -> dict[str, Any]:
+    """Share of p <= 0.05 with its 68 % interval, and mean and deviation of Z."""
+    started, p, z = time.process_time(), [], []
+    for i in range(experiments):
+        made = spectra(np.random.default_rng([seed, i]))
+        found = hunt(WINDOWS, made, energy=ENERGY, signal_width=0.035, toys=TOYS, seed=i, background=kind)
+        p.append(found.overall.p)
+        z += [r.z for r in found.results if r.cut < 1]
+    low = sum(one <= 0.05 + 1e-9 for one in p)
+    interval = clopper_pearson(low, experiments)
+    return {
+        f"null_{kind}": low / experiments, f"null_{kind}_low": interval[0], f"null_{kind}_high": interval[1],
+        f"z_mean_{kind}": float(np.mean(z)), f"z_sd_{kind}": float(np.std(z)), f"cpu_s_{kind}": time.process_time() - started,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--experiments", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    figures: dict[str, Any] = {"experiments": asked.experiments}
+    for kind in get_args(Kind):
+        figures |= null(kind, asked.experiments, asked.seed)
+    wanted = {f"null_{kind}": "0.025 to 0.08" for kind in get_args(Kind)}
+    table([(name, value, wanted.get(name, "")) for name, value in figures.items()])
+    publish("hunt_null", figures)
