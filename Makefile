@@ -62,6 +62,7 @@ bench-resonant: $(VENV)/.dev ## the figures of the resonant search -> benchmarks
 	$(BIN)/python benchmarks/resonant/features.py paws --parts 'paws_qq_*'
 	$(BIN)/python benchmarks/resonant/priors.py
 	$(BIN)/python benchmarks/resonant/blackboxes.py
+	$(BIN)/python benchmarks/resonant/collect.py
 
 bench-gpu: $(VENV)/.dev ## where torch sees a GPU: the scan of networks and the flow of CATHODE on it -> benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/speed/gpu.py

@@ -4,7 +4,7 @@
 
 Trainings are kept one by one, so a run that ends after M minutes goes on where it was; --table only prints what is there. Every
 training has its own signal draw, split and seed; SIC is read at thresholds that keep at least 25 of the test's background events;
-a method's value is the median. Results go to results/resonant.json with the number of trainings behind each.
+a method's value is the median. Results go to results/resonant_methods.json with the number of trainings behind each.
 """
 
 import argparse
@@ -162,7 +162,7 @@ def main() -> None:
     wanted = {f"r_{m}": f">= {low:g}, target {aim:g}" for m, (low, aim) in WANTED.items()}
     wanted |= {"null_max_sic": "< 2", "r_cwola_shifted": "< 0.25"}
     table([(k, v, wanted.get(k, "")) for k, v in result.items()])
-    publish("resonant" if SET == "half" else f"resonant_{SET}", result)
+    publish("resonant_methods" if SET == "half" else f"resonant_methods_{SET}", result)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,29 @@ def test_members_have_different_trees_and_threads_change_nothing(toy):
     assert np.array_equal(two.score(parts[0]), one.score(parts[0]))
 
 
+def test_a_member_splits_on_its_own_columns_alone(toy):
+    rng = np.random.default_rng(5)
+    features = FeatureSet("six", tuple(Column(f"x{i}", "", "") for i in range(6)))
+    parts = [
+        replace(e, x=rng.normal(size=(1000, 6)).astype(np.float32), features=features)
+        for e in (toy(1000, 1), toy(1000, 2, first=10_000))
+    ]
+    score = WeakTrees(members=8, rounds=20, max_features=0.5).fit(*parts)
+    used = [np.flatnonzero(lgb.Booster(model_str=t).feature_importance()).tolist() for t in score.trees_]
+    assert [len(one) for one in used] == [3] * 8
+    assert len({tuple(one) for one in used}) > 2
+    assert {i for one in used for i in one} == set(range(6))
+    few = WeakTrees(members=2, rounds=20, max_features=0.01).fit(*parts)
+    assert [np.count_nonzero(lgb.Booster(model_str=t).feature_importance()) for t in few.trees_] == [1, 1]
+    assert score.score(parts[0]).shape == (1000,)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, float("nan")])
+def test_a_share_of_columns_outside_0_to_1_is_refused(share):
+    with pytest.raises(ConfigError, match="max_features"):
+        WeakTrees(max_features=share)
+
+
 def test_the_scale_of_a_samples_weights_changes_next_to_nothing(toy, score):
     reference, data = toy(1500, 1), toy(1500, 2, 0.2, first=10_000)
     fresh = toy(300, 3, 0.5, first=20_000)

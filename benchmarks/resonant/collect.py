@@ -1,0 +1,82 @@
+"""The figures of the resonant search in one file: results/resonant.json, from what the other benchmarks wrote.
+
+    python benchmarks/resonant/collect.py
+
+Every figure keeps the name that its own benchmark gave it, and ``sources`` says which file it is from; a figure that nothing has
+measured yet is listed under ``not_measured``. Nothing is trained here.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import RESULTS, publish, table
+from elsewhere.workspace import read_json
+
+#: Files in results/ and the beginnings of the names that are taken from each; of two files with a slash between, the first that is there.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "resonant_methods": ("set", "s_over_b", "failed", "r_", "n_", "sic_", "supervised_", "null_"),
+    "resonant_priors": ("r_paws", "r_quak", "r_tnt", "n_paws", "n_quak", "n_tnt", "paws_", "gbi_", "n_gbi"),
+    "resonant_bias": ("delta_sys_", "verdict_"),
+    "densities": ("nsf_", "maf_"),
+    "hunt_null": ("null_", "z_"),
+    "statement": ("null_", "size_beyond_3", "size_cells", "pull_", "order_size_", "nested_trials"),
+    "bumphunter": ("bumphunter_speedup_", "largest_difference_in_t"),
+    "fits": ("fit_speedup_over_iminuit", "spectra_worse_by_1e-6", "spectra_compared"),
+    "batched_scan/batched_scan_quick": ("scan_speedup_batched",),
+    "gpu": ("scan_speedup_batched_gpu", "scan_gpu_s", "flow_100_epochs_"),
+    "blackboxes": ("blackbox",),
+}
+METHODS = (
+    "idealised", "cathode", "cwola", "anode", "ranode", "curtains", "curtainsf4f", "salad", "feta", "lacathode", "tnt", "quak", "paws",
+)  # fmt: skip
+#: What must be there, and what is asked of it.
+WANTED: dict[str, str] = {
+    **{f"r_{method}{variant}": "" for variant in ("", "_shifted", "_noise") for method in METHODS},
+    "null_max_sic": "< 2",
+    "paws_mass_error_gev": "<= 50",
+    "paws_mu_ratio": "within a factor 1.5",
+    "delta_sys_cathode_0.01": "within 0.10",
+    "delta_sys_cathode_0.001": "within 0.25",
+    "delta_sys_cwola_dr_0.01": "> 0.5",
+    "null_dijet": "0.025 to 0.08",
+    "bumphunter_speedup_numpy": ">= 20",
+    "bumphunter_speedup_numba": ">= 100",
+    "fit_speedup_over_iminuit": ">= 200",
+    "scan_speedup_batched": ">= 10",
+    "blackbox1_mass_error_gev": "<= 100",
+    "blackbox1_global_z": "> 5",
+    "blackbox2_global_p": "nothing found",
+}
+
+
+def collected() -> tuple[dict[str, Any], dict[str, str]]:
+    """The figures, and the file each is from; two files with different numbers of one name are an error."""
+    figures: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for names, beginnings in SOURCES.items():
+        there = [name for name in names.split("/") if (RESULTS / f"{name}.json").exists()]
+        for name in there[:1]:
+            for key, value in read_json(RESULTS / f"{name}.json").items():
+                if not key.startswith(beginnings):
+                    continue
+                if key in figures:
+                    raise SystemExit(
+                        f"{key} is in {sources[key]}.json and in {name}.json; rename one of them"
+                    )
+                figures[key], sources[key] = value, name
+    return figures, sources
+
+
+def main() -> None:
+    """Collect and print."""
+    figures, sources = collected()
+    missing = [key for key in WANTED if key not in figures]
+    table([(key, figures.get(key, "not measured"), wanted) for key, wanted in WANTED.items()])
+    publish("resonant", {**figures, "not_measured": missing, "sources": sources})
+
+
+if __name__ == "__main__":
+    main()
