@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,13 +53,24 @@ def rate_at(score: Array, weight: Array, threshold: float, bunches: int) -> Rate
     The interval is Clopper-Pearson on effective counts: k of n with n_eff = (sum w)^2 / sum w^2 of the crossings that
     pass (unit weights give the exact binomial interval); with nothing passing, of all crossings.
     """
-    if len(score) == 0 or np.any(weight < 0) or weight.sum() <= 0:
-        raise FitError("a rate needs zero-bias crossings with weights that are not negative")
+    return rate_of(score > threshold, weight, bunches, threshold)
+
+
+def rate_of(
+    kept: Array | NDArray[np.bool_], weight: Array, bunches: int, threshold: float = math.nan
+) -> Rate:
+    """Rate of crossings that are kept with the probabilities ``kept`` (n,), 0 to 1; interval as in `rate_at`.
+
+    Raises `FitError` without crossings, for negative weights, and where one crossing carries the rate.
+    """
+    if len(kept) == 0 or not np.all(weight >= 0) or not 0 < weight.sum() < math.inf:
+        raise FitError("a rate needs zero-bias crossings with weights that are finite and not negative")
     refuse_outlier(weight, "crossings")
-    passing = score > threshold
-    fraction = float(weight[passing].sum() / weight.sum())
+    worth = weight * kept
+    passing = worth > 0
+    fraction = float(worth.sum() / weight.sum())
     if passing.any():
-        k = effective(weight[passing])[1]
+        k = effective(worth[passing])[1]
         n = k / fraction
     else:
         k, n = 0.0, effective(weight)[1]
