@@ -13,15 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .deploy.clusters.sections import AnyCluster
 from .errors import ConfigError
 from .events import Window
-
-Positive = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Section(BaseModel):
-    """Every section is frozen, refuses unknown keys, NaN and infinity, and does not turn strings into numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from .sections import FirmwareSection, Name, Positive, RatesSection, Section
 
 
 class Dataset(Section):
@@ -221,21 +213,6 @@ class HuntSection(Section):
                 f"{bins} bins of {self.bin_width:g} GeV are too few for a fit with the window masked"
             )
         return self
-
-
-class RatesSection(Section):
-    """A trigger-rate study."""
-
-    bunches: Annotated[int, Field(ge=1, le=3564)] = Field(2544, description="colliding bunches")
-    targets_khz: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0, 10.0])
-
-
-class FirmwareSection(Section):
-    """The firmware project of the trained network."""
-
-    clock_ns: Annotated[float, Field(gt=0)] = 5.0
-    part: str = "xcvu9p-flga2104-2L-e"
-    vectors: Positive = Field(10_000, description="events compared bit by bit and kept as test vectors")
 
 
 class StudiesSection(Section):

@@ -22,6 +22,7 @@ from .analysis.plots import (
     score_edges,
 )
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
+from .menus import sentences, tables
 from .models.store import record_of
 from .resonance import join
 from .stages import Search
@@ -106,6 +107,13 @@ def _firmware_part(search: Search, data: Table, found: dict[str, Any], label: st
     )
 
 
+def _menu_part(found: dict[str, Any]) -> ReportPart | None:
+    if "menu" not in found:
+        return None
+    words = " ".join(f"{line[0].upper()}{line[1:]}." for line in sentences(found["menu"]))
+    return ReportPart("Menu", words, tables=tables(found["menu"]))
+
+
 def _training_part(search: Search, label: str) -> ReportPart | None:
     record = record_of(search.space.path("models", MODEL)).get("training")
     if not record:
@@ -174,7 +182,7 @@ def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch
     if "firmware_against_float" in found:
         facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))
     parts = [
-        _rates_part(found, label), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
+        _rates_part(found, label), _menu_part(found), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
         _training_part(search, label), *shared,
     ]  # fmt: skip
     return ReportSearch(

@@ -15,6 +15,7 @@ from .deploy.emulator import FirmwareScore, InputScale
 from .deploy.firmware import export, write_thresholds
 from .deploy.precision import FirmwareSettings
 from .errors import ConfigError, FitError
+from .menus import menu_study, sentences
 from .models.device import on
 from .models.folds import Guarded
 from .models.methods import build
@@ -168,6 +169,9 @@ def run_rates(search: Search, progress: Progress) -> tuple[list[str], dict[str, 
             if "threshold" in p
         }
         write_thresholds(search.space.path("firmware"), points)
+    if section.menu:
+        main = FIRMWARE if FIRMWARE in data.scores else FLOAT
+        out["menu"] = menu_study(data, section.menu, out["scorers"][main]["points"], main, section.bunches)
     write_json(search.space.path("rates.json"), out)
     return ["rates.json"], {}
 
@@ -209,6 +213,7 @@ def outcome(search: Search) -> list[str]:
                 f"{name}, {p['target_khz']:g} kHz: score > {p['threshold']:.4g} gives {r['khz']:.2f} "
                 f"[{r['low']:.2f}, {r['high']:.2f}] kHz ({r['n_pass']} crossings){'; ' + seen if seen else ''}"
             )
+    lines += sentences(found["menu"]) if "menu" in found else []
     if "firmware_against_float" in found:
         agreement = found["firmware_against_float"]
         record = read_json(search.space.path("firmware", "firmware.json"))["verified"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,11 @@ def _probabilities(
     return kept
 
 
+def _within(part: Rate, whole: Rate) -> Rate:
+    """A rate that is a part of another one: its upper end is no higher than the other's."""
+    return replace(part, high=min(part.high, whole.high))
+
+
 def menu_rates(
     passes: Mapping[str, NDArray[np.bool_]],
     weight: Array,
@@ -84,9 +89,11 @@ def menu_rates(
     after = np.cumprod(np.vstack([np.ones(len(weight)), lost[::-1]]), axis=0)[::-1]
     seeds = []
     for i, name in enumerate(passes):
-        unique = kept[i] * before[i]
-        rates = [rate_of(share, weight, bunches) for share in (kept[i], unique * after[i + 1], unique)]
-        seeds.append(SeedRates(name, (prescales or {}).get(name, 1.0), *rates))
+        added = kept[i] * before[i]
+        total = rate_of(kept[i], weight, bunches)
+        unique = _within(rate_of(added, weight, bunches), total)
+        pure = _within(rate_of(added * after[i + 1], weight, bunches), unique)
+        seeds.append(SeedRates(name, (prescales or {}).get(name, 1.0), total, pure, unique))
     both = (kept * weight) @ kept.T
     single = (kept * weight).sum(axis=1)
     np.fill_diagonal(both, single)  # a seed keeps a crossing once

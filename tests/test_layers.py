@@ -18,6 +18,7 @@ TOP = {
     "report_studies",
     "hunting",
     "trigger",
+    "menus",
     "reports",
     "report_hunt",
     "report_trigger",
@@ -35,7 +36,8 @@ ALLOWED = {
     "events": {"errors", "hashing"},
     "workspace": {"errors", "events"},
     "errors": set(),
-    "config": {"errors", "events", "deploy.clusters.sections"},
+    "sections": set(),
+    "config": {"errors", "events", "sections", "deploy.clusters.sections"},
 }
 
 

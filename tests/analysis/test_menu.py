@@ -70,6 +70,28 @@ def test_one_seed_is_the_rate_at_a_threshold():
         assert (rate.khz, rate.low, rate.high, rate.n_pass) == (want.khz, want.low, want.high, want.n_pass)
 
 
+def test_few_crossings_of_small_weight_do_not_bound_the_common_ones():
+    weight = np.ones(2000)
+    weight[:50] = 1e-6  # an enriched kind, and one of them alone passes
+    passing = np.zeros(2000, bool)
+    passing[3] = True
+    found = menu_rates({"rare": passing}, weight, BUNCHES).seeds[0].total
+    nothing = menu_rates({"none": np.zeros(2000, bool)}, weight, BUNCHES).seeds[0].total
+    assert found.high == nothing.high > 1e3 * found.khz
+    assert found.low < found.khz
+
+
+def test_a_part_of_a_rate_is_bounded_by_the_whole():
+    """Twenty enriched crossings have a sharp total rate; the one of them that is pure has no higher bound than that."""
+    weight = np.ones(2000)
+    weight[:50] = 1e-6
+    first, second = np.zeros((2, 2000), bool)
+    first[1:20], second[:20] = True, True
+    found = menu_rates({"first": first, "second": second}, weight, BUNCHES).seeds[1]
+    assert found.pure.n_pass == found.unique.n_pass == 1
+    assert found.pure.high == found.unique.high == found.total.high < 2 * found.total.khz
+
+
 @pytest.mark.parametrize(
     ("passes", "weight", "prescales", "error", "words"),
     [

@@ -1,0 +1,117 @@
+"""The score as one more seed of a trigger menu: which crossings the menu's seeds take, and what is left to the score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .analysis.menu import MenuRates, menu_rates
+from .analysis.report import ReportTable, plain
+from .errors import ConfigError
+from .sections import SeedSection
+from .workspace import Table
+
+#: The score's place in the menu, after all others.
+SCORE = "score"
+
+
+def passing(table: Table, name: str, seed: SeedSection) -> NDArray[np.bool_]:
+    """Which crossings (n,) pass a seed. Raises `ConfigError` where the columns do not hold what it asks for."""
+    x, names = table.events.x, table.events.features.names
+    if seed.object == "HT":
+        if "HT" not in table.extras:
+            raise ConfigError(
+                f"rates.menu.{name}: the columns of features '{table.events.features.name}' have no HT"
+            )
+        return np.asarray(table.extras["HT"] >= seed.pt)
+    if seed.object == "MET":
+        slots = ["MET"] if "MET_pt" in names else []
+    else:
+        slots = [n.removesuffix("_pt") for n in names if n.startswith(seed.object) and n.endswith("_pt")]
+    if seed.count > len(slots):
+        raise ConfigError(
+            f"rates.menu.{name}: asks for {seed.count} {seed.object}, features '{table.events.features.name}' have "
+            f"{len(slots)} of them"
+        )
+    found = np.zeros(len(table), np.int64)
+    for slot in slots:
+        passes = x[:, names.index(f"{slot}_pt")] >= seed.pt
+        if seed.eta is not None:
+            passes &= np.abs(x[:, names.index(f"{slot}_eta")]) <= seed.eta
+        found += passes
+    return found >= seed.count
+
+
+def menu_study(
+    data: Table,
+    menu: Mapping[str, SeedSection],
+    points: Sequence[Mapping[str, Any]],
+    scorer: str,
+    bunches: int,
+) -> dict[str, Any]:
+    """The menu alone, and with the score as its last seed at each working point that has a threshold."""
+    passes = {name: passing(data, name, seed) for name, seed in menu.items()}
+    prescales, weight = {name: seed.prescale for name, seed in menu.items()}, data.events.weight
+    alone = menu_rates(passes, weight, bunches, prescales)
+    rows = []
+    for point in points:
+        if "threshold" in point:
+            more = passes | {SCORE: data.scores[scorer] > point["threshold"]}
+            found: MenuRates = menu_rates(more, weight, bunches, prescales)
+            rows.append({
+                "target_khz": point["target_khz"], "threshold": point["threshold"], "score": plain(found.seeds[-1]),
+                "overall": plain(found.overall), "overlap": dict(zip(passes, found.overlap[-1].tolist(), strict=False)),
+            })  # fmt: skip
+    return {"scorer": scorer, "menu": plain(alone), "points": rows}
+
+
+def shown(rate: Mapping[str, Any]) -> str:
+    """A rate of rates.json with its interval."""
+    return f"{rate['khz']:.3g} [{rate['low']:.3g}, {rate['high']:.3g}]"
+
+
+def tables(found: Mapping[str, Any]) -> list[ReportTable]:
+    """The report's two tables of a menu."""
+    seeds: list[tuple[Any, ...]] = [
+        (
+            s["name"],
+            s["prescale"],
+            *(shown(s[key]) for key in ("total", "pure", "unique")),
+            s["total"]["n_pass"],
+        )
+        for s in found["menu"]["seeds"]
+    ]
+    seeds.append(
+        ("all", None, shown(found["menu"]["overall"]), None, None, found["menu"]["overall"]["n_pass"])
+    )
+    rows = [
+        (
+            p["target_khz"],
+            *(shown(p["score"][key]) for key in ("total", "pure")),
+            p["score"]["pure"]["n_pass"],
+            shown(p["overall"]),
+        )
+        for p in found["points"]
+    ]
+    return [
+        ReportTable(
+            ("seed", "prescale", "total [kHz]", "pure [kHz]", "unique [kHz]", "crossings"), seeds,
+            "The menu without the score. Pure: taken by no other seed; unique: by none above it.",
+        ),
+        ReportTable(
+            ("target [kHz]", "total [kHz]", "pure [kHz]", "crossings of its own", "menu with it [kHz]"), rows,
+            f"The {found['scorer']} score as one more seed: pure is what no seed of the menu takes.",
+        ),
+    ]  # fmt: skip
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """What the menu leaves to the score, a line per working point."""
+    return [
+        f"beside a menu of {len(found['menu']['seeds'])} seeds ({found['menu']['overall']['khz']:.3g} kHz) the {found['scorer']} "
+        f"score at {p['target_khz']:g} kHz takes {shown(p['score']['pure'])} kHz that no other seed takes"
+        for p in found["points"]
+    ]
