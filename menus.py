@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from .analysis.menu import MenuRates, menu_rates
 from .analysis.report import ReportTable, plain
 from .errors import ConfigError
-from .sections import SeedSection
+from .sections import SCORE, SeedSection
 from .workspace import Table
-
-#: The score's place in the menu, after all others.
-SCORE = "score"
 
 
 def passing(table: Table, name: str, seed: SeedSection) -> NDArray[np.bool_]:
@@ -30,7 +27,7 @@ def passing(table: Table, name: str, seed: SeedSection) -> NDArray[np.bool_]:
     if seed.object == "MET":
         slots = ["MET"] if "MET_pt" in names else []
     else:
-        slots = [n.removesuffix("_pt") for n in names if n.startswith(seed.object) and n.endswith("_pt")]
+        slots = [f"{seed.object}{i}" for i in range(len(names)) if f"{seed.object}{i}_pt" in names]
     if seed.count > len(slots):
         raise ConfigError(
             f"rates.menu.{name}: asks for {seed.count} {seed.object}, features '{table.events.features.name}' have "

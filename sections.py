@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 AboveZero = Annotated[float, Field(gt=0)]
+#: The score's own place in the trigger menu, after all others.
+SCORE = "score"
 
 
 class Section(BaseModel):
@@ -41,6 +43,12 @@ class RatesSection(Section):
     menu: dict[Name, SeedSection] = Field(
         default_factory=dict, description="ordinary seeds, in order: what the score takes beside them is pure"
     )
+
+    @model_validator(mode="after")
+    def _score_is_no_seed(self) -> RatesSection:
+        if SCORE in self.menu:
+            raise ValueError(f"menu: '{SCORE}' is the score's own place in the menu; rename this seed")
+        return self
 
 
 class FirmwareSection(Section):

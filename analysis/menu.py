@@ -12,6 +12,8 @@ from ..errors import ConfigError, FitError
 from .rates import Rate, rate_of
 
 Array = NDArray[np.float64]
+#: Passing crossings whose own weights say too little of the others'.
+FEW = 10
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,13 @@ def _probabilities(
     return kept
 
 
-def _within(part: Rate, whole: Rate) -> Rate:
-    """A rate that is a part of another one: its upper end is no higher than the other's."""
-    return replace(part, high=min(part.high, whole.high))
+def _bounded(rate: Rate, nothing: Rate, whole: Rate | None = None) -> Rate:
+    """A rate whose upper end is at least that of ``nothing`` passing where few pass, and no higher than that of the ``whole``.
+
+    A few crossings may all happen to be of an enriched kind with small weights, whose interval says nothing of the common kind.
+    """
+    high = max(rate.high, nothing.high) if rate.n_pass < FEW else rate.high
+    return replace(rate, high=high if whole is None else min(high, whole.high))
 
 
 def menu_rates(
@@ -87,12 +93,13 @@ def menu_rates(
     lost = 1.0 - kept
     before = np.cumprod(np.vstack([np.ones(len(weight)), lost]), axis=0)
     after = np.cumprod(np.vstack([np.ones(len(weight)), lost[::-1]]), axis=0)[::-1]
+    nothing = rate_of(np.zeros(len(weight)), weight, bunches)
     seeds = []
     for i, name in enumerate(passes):
         added = kept[i] * before[i]
-        total = rate_of(kept[i], weight, bunches)
-        unique = _within(rate_of(added, weight, bunches), total)
-        pure = _within(rate_of(added * after[i + 1], weight, bunches), unique)
+        total = _bounded(rate_of(kept[i], weight, bunches), nothing)
+        unique = _bounded(rate_of(added, weight, bunches), nothing, total)
+        pure = _bounded(rate_of(added * after[i + 1], weight, bunches), nothing, unique)
         seeds.append(SeedRates(name, (prescales or {}).get(name, 1.0), total, pure, unique))
     both = (kept * weight) @ kept.T
     single = (kept * weight).sum(axis=1)

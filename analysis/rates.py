@@ -15,8 +15,6 @@ from .counting import clopper_pearson, effective, refuse_outlier
 Array = NDArray[np.float64]
 #: Revolution frequency of the LHC in Hz.
 REVOLUTION_HZ = 11_245.6
-#: Passing crossings whose own weights say too little of the others'.
-FEW = 10
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ def rate_of(
 ) -> Rate:
     """Rate of crossings that are kept with the probabilities ``kept`` (n,), 0 to 1; interval as in `rate_at`.
 
-    Where fewer than `FEW` crossings pass they may all happen to be of an enriched kind with small weights, whose interval
-    says nothing of the common kind: its upper end is then at least that of a rate with nothing passing. Raises `FitError`
-    without crossings, for weights that are negative or not finite, and where one crossing carries them all.
+    Raises `FitError` without crossings, for weights that are negative or not finite, and where one crossing carries them all.
     """
     if len(kept) == 0 or not np.all(weight >= 0) or not 0 < weight.sum() < math.inf:
         raise FitError("a rate needs zero-bias crossings with weights that are finite and not negative")
@@ -79,8 +75,6 @@ def rate_of(
     else:
         k, n = 0.0, effective(weight)[1]
     low, high = clopper_pearson(k, max(n, k))
-    if passing.sum() < FEW:
-        high = max(high, clopper_pearson(0.0, effective(weight)[1])[1])
     scale = crossing_khz(bunches)
     return Rate(float(threshold), fraction * scale, low * scale, high * scale, int(passing.sum()), float(k))
 

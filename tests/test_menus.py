@@ -7,9 +7,9 @@ import pytest
 from elsewhere.analysis.rates import crossing_khz
 from elsewhere.errors import ConfigError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
-from elsewhere.menus import SCORE, menu_study, passing, sentences, tables
+from elsewhere.menus import menu_study, passing, sentences, tables
 from elsewhere.processors.features import LEVEL1
-from elsewhere.sections import RatesSection, SeedSection
+from elsewhere.sections import SCORE, RatesSection, SeedSection
 from elsewhere.workspace import Table
 from pydantic import ValidationError
 
@@ -47,14 +47,7 @@ def test_objects_above_the_threshold_are_counted(crossings):
     put(crossings, 2, "Jet0", 200.0)
     put(crossings, 3, "EG0", 60.0)
     put(crossings, 3, "EG3", 30.0)
-    assert passing(crossings, "a", seed(object="EG", pt=30.0)).tolist() == [
-        True,
-        False,
-        False,
-        True,
-        False,
-        False,
-    ]
+    assert passing(crossings, "a", seed(object="EG", pt=30.0)).nonzero()[0].tolist() == [0, 3]
     assert passing(crossings, "a", seed(object="EG", pt=30.0, count=2)).nonzero()[0].tolist() == [3]
 
 
@@ -95,6 +88,11 @@ def test_what_the_columns_do_not_hold_is_refused(crossings):
 def test_settings_that_make_no_seed_are_refused(bad):
     with pytest.raises(ValidationError):
         RatesSection.model_validate({"menu": {"seed": bad}})
+
+
+def test_a_seed_cannot_take_the_scores_place():
+    with pytest.raises(ValidationError, match="rename this seed"):
+        RatesSection.model_validate({"menu": {SCORE: {"object": "EG", "pt": 20.0}}})
 
 
 def test_the_score_is_pure_where_no_seed_passes(crossings):

@@ -2,8 +2,8 @@
 
     python benchmarks/resonant/collect.py
 
-Every figure keeps the name that its own benchmark gave it, and ``sources`` says which file it is from; a figure that nothing has
-measured yet is listed under ``not_measured``. Nothing is trained here.
+Every figure keeps the name that its own benchmark gave it, and ``sources`` says which file it is from, ``measured_on`` on which
+processor; a figure that nothing has measured yet is listed under ``not_measured``. Nothing is trained here.
 """
 
 import sys
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import RESULTS, publish, table
 from elsewhere.workspace import read_json
+from run import WANTED as ASKED
 
 #: Files in results/ and the beginnings of the names that are taken from each; of two files with a slash between, the first that is there.
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -29,12 +30,12 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "gpu": ("scan_speedup_batched_gpu", "scan_gpu_s", "flow_100_epochs_"),
     "blackboxes": ("blackbox",),
 }
-METHODS = (
-    "idealised", "cathode", "cwola", "anode", "ranode", "curtains", "curtainsf4f", "salad", "feta", "lacathode", "tnt", "quak", "paws",
-)  # fmt: skip
 #: What must be there, and what is asked of it.
 WANTED: dict[str, str] = {
-    **{f"r_{method}{variant}": "" for variant in ("", "_shifted", "_noise") for method in METHODS},
+    **{f"r_{m}": f">= {low:g}, target {aim:g}" for m, (low, aim) in ASKED.items()},
+    "r_tnt": "",
+    **{f"r_{m}{variant}": "" for variant in ("_shifted", "_noise") for m in (*ASKED, "tnt")},
+    "r_cwola_shifted": "< 0.25",
     "null_max_sic": "< 2",
     "paws_mass_error_gev": "<= 50",
     "paws_mu_ratio": "within a factor 1.5",
@@ -52,14 +53,21 @@ WANTED: dict[str, str] = {
 }
 
 
-def collected() -> tuple[dict[str, Any], dict[str, str]]:
-    """The figures, and the file each is from; two files with different numbers of one name are an error."""
+def collected() -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """The figures, the file each is from, and where each file was measured (None: there is no such file).
+
+    Two files with different numbers of one name are an error.
+    """
     figures: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    machines: dict[str, Any] = {}
     for names, beginnings in SOURCES.items():
         there = [name for name in names.split("/") if (RESULTS / f"{name}.json").exists()]
+        machines |= {} if there else {names: None}
         for name in there[:1]:
-            for key, value in read_json(RESULTS / f"{name}.json").items():
+            found = read_json(RESULTS / f"{name}.json")
+            machines[name] = found["machine"]["cpu"]
+            for key, value in found.items():
                 if not key.startswith(beginnings):
                     continue
                 if key in figures:
@@ -67,15 +75,15 @@ def collected() -> tuple[dict[str, Any], dict[str, str]]:
                         f"{key} is in {sources[key]}.json and in {name}.json; rename one of them"
                     )
                 figures[key], sources[key] = value, name
-    return figures, sources
+    return figures, sources, machines
 
 
 def main() -> None:
     """Collect and print."""
-    figures, sources = collected()
+    figures, sources, machines = collected()
     missing = [key for key in WANTED if key not in figures]
     table([(key, figures.get(key, "not measured"), wanted) for key, wanted in WANTED.items()])
-    publish("resonant", {**figures, "not_measured": missing, "sources": sources})
+    publish("resonant", {**figures, "not_measured": missing, "sources": sources, "measured_on": machines})
 
 
 if __name__ == "__main__":

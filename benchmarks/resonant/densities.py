@@ -39,10 +39,10 @@ SETTINGS = {
 def measured(settings: dict[str, Any], trial: int) -> dict[str, float]:
     """One training; {} of a training that diverges, which is counted."""
     problem, started = Problem(trial, 0.0), time.process_time()
-    flow = Cathode(seed=problem.seed, **settings).fit(problem.data, WINDOW)
-    spent = time.process_time() - started
     true = Events.concatenate([problem.template, problem.test[0]])
     try:
+        flow = Cathode(seed=problem.seed, **settings).fit(problem.data, WINDOW)
+        spent = time.process_time() - started
         drawn = flow.sample(len(true), np.random.default_rng([trial, 2]))
     except FitError:
         return {}
