@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, ElsewhereError, FeatureError, InputError
 from ..events import FeatureSet
+from ..fixed import Fixed
 from ..models.base import Exportable
 from ..workspace import file_digest, read_json, write_json
 from .emulator import RECORD, InputScale, content_digest
-from .fixed import Fixed
 from .fixedpoint import BitReport, compare_inputs, extreme_inputs
 from .library import compile_library, open_library, write_wrapper
 from .precision import FirmwareSettings, NetworkPlan, plan_network

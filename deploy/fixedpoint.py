@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..fixed import Fixed
 from .emulator import open_folder
-from .fixed import Fixed
 from .library import Library
 from .project import Project, read_project
 

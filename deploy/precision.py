@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
-from .fixed import Fixed
+from ..fixed import Fixed
 
 _SHAPE_ONLY = {"unsqueeze", "view", "reshape", "flatten", "getitem", "squeeze"}
 _NO_OPERATION = {"Identity", "Dropout"}

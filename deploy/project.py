@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
-from .fixed import Fixed, Ints
+from ..fixed import Fixed, Ints
 
 _TYPEDEF = re.compile(r"^typedef\s+(ap_u?fixed<[^>]+>)\s+(\w+);", re.MULTILINE)
 _CALL = re.compile(r"^\s*nnet::(\w+)<([\w, ]+)>\(([\w, ]+)\);(?:\s*//\s*(\w+))?", re.MULTILINE)

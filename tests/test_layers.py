@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"events", "errors", "workspace", "hashing"}
+GROUND = {"events", "errors", "fixed", "workspace", "hashing"}
 TOP = {
     "cli",
     "search",
@@ -36,6 +36,7 @@ ALLOWED = {
     "events": {"errors", "hashing"},
     "workspace": {"errors", "events"},
     "errors": set(),
+    "fixed": {"errors"},
     "sections": set(),
     "config": {"errors", "events", "sections", "deploy.clusters.sections"},
 }

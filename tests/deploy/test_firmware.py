@@ -16,13 +16,13 @@ import pytest
 import torch
 from elsewhere.deploy.emulator import FirmwareScore, InputScale, open_folder
 from elsewhere.deploy.firmware import export, write_thresholds
-from elsewhere.deploy.fixed import Fixed
 from elsewhere.deploy.fixedpoint import compare, compare_inputs, extreme_inputs
 from elsewhere.deploy.library import open_library
 from elsewhere.deploy.precision import FirmwareSettings, plan_network
 from elsewhere.deploy.project import read_project
 from elsewhere.errors import ConfigError, FeatureError, InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
+from elsewhere.fixed import Fixed
 from scipy.stats import spearmanr
 
 SIZES = (6, 4, 2, 4, 6)

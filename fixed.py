@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from .errors import ConfigError
 
 Ints = NDArray[np.int64]
 

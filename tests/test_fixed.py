@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from elsewhere.deploy.emulator import InputScale
-from elsewhere.deploy.fixed import Fixed
 from elsewhere.errors import ConfigError, InputError
+from elsewhere.fixed import Fixed
 
 MODES = list(itertools.product(("TRN", "TRN_ZERO", "RND", "RND_CONV"), ("WRAP", "SAT", "SAT_SYM")))
 
