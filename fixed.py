@@ -87,6 +87,12 @@ class Fixed:
         prefix = "" if self.signed else "u"
         return f"{prefix}fixed<{self.width},{self.integer},{self.quantisation},{self.overflow}>"
 
+    @property
+    def hls(self) -> str:
+        """The type as Vitis HLS spells it."""
+        prefix = "" if self.signed else "u"
+        return f"ap_{prefix}fixed<{self.width},{self.integer},AP_{self.quantisation},AP_{self.overflow}>"
+
     def from_float(self, values: NDArray[np.float64]) -> Ints:
         """The integers of finite doubles after quantisation and overflow; same shape."""
         scaled = np.ldexp(np.asarray(values, dtype=np.float64), self.fraction)

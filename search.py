@@ -179,7 +179,10 @@ def citations_of(search: Search) -> str:
 
     config = search.config
     sections = [config.representation, config.reference, config.score]
-    used = [method(s.method) for s in sections if s is not None]
+    names = [s.method for s in sections if s is not None]
+    if config.score is not None and "inner" in config.score.settings:
+        names.append(config.score.settings["inner"]["method"])
+    used = [method(name) for name in names]
     extra = ["1902.02634", "1007.1727"] if config.hunt is not None else ["2103.05579"]
     papers = [m.paper for m in used if m.paper] + extra
     return citations(list(dict.fromkeys(papers)))
@@ -187,13 +190,14 @@ def citations_of(search: Search) -> str:
 
 def method_rows() -> list[tuple[str, str, str, str]]:
     """(factor, method, arXiv id, settings) of every method."""
-    from .models.methods import PRIORS, REFERENCES, REPRESENTATIONS, SCORES, settings_of
+    from .models.methods import AROUND, PRIORS, REFERENCES, REPRESENTATIONS, SCORES, settings_of
 
     rows = []
     for factor, known in (
         ("representation", REPRESENTATIONS),
         ("reference", REFERENCES),
         ("score", (*SCORES, *PRIORS)),
+        ("score, around another", AROUND),
     ):
         for one in known:
             rows.append((factor, one.__name__, one.paper, ", ".join(settings_of(one))))

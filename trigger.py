@@ -14,8 +14,10 @@ from .config import SearchConfig
 from .deploy.emulator import FirmwareScore, InputScale
 from .deploy.firmware import export, write_thresholds
 from .deploy.precision import FirmwareSettings
+from .deploy.tree_firmware import export_trees
 from .errors import ConfigError, FitError
 from .menus import menu_study, sentences
+from .models.base import TreeExportable
 from .models.device import on
 from .models.folds import Guarded
 from .models.methods import build
@@ -83,7 +85,11 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
     vectors = held_out.x[: section.vectors]
     settings = FirmwareSettings(clock_ns=section.clock_ns, part=section.part)
     scale = InputScale(tuple(float(o) for o in score.offset_), tuple(float(2.0**-s) for s in score.shift_))
-    made = export(score, features, scale, search.space.path("firmware"), vectors, settings=settings)
+    rest: Any = (features, scale, search.space.path("firmware"), vectors)
+    if isinstance(score, TreeExportable):
+        made = export_trees(score, *rest, settings=settings)
+    else:
+        made = export(score, *rest, settings=settings)
     progress(2, 2)
     record = {
         "compile_s": round(made.compile_s, 2),

@@ -186,6 +186,16 @@ class Library:
             start += layer.size
         return outputs
 
+    def trace_score(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores (n,) of scaled inputs as `trace` computes them: for trees by conifer's own arithmetic."""
+        inputs = self._checked(inputs)
+        out = np.empty(len(inputs))
+        rows = np.empty((len(inputs), sum(layer.size for layer in self.layers)))
+        self.handle.firmware_trace(
+            _pointer(inputs), _pointer(rows), _pointer(out), ctypes.c_long(len(inputs))
+        )
+        return out
+
     def _checked(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         inputs = np.ascontiguousarray(inputs, dtype=np.float64)
         if inputs.ndim != 2 or inputs.shape[1] != self.n_in:

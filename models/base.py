@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Events, Window
+from ..trees import IntegerTrees
 
 
 @runtime_checkable
@@ -86,4 +87,13 @@ class Exportable(Protocol):
 
     def network(self) -> Any:
         """A ``torch.nn.Module`` in eval mode: (n, d) inputs as the firmware receives them to (n,) scores."""
+        ...
+
+
+@runtime_checkable
+class TreeExportable(Protocol):
+    """Is boosted trees in integers, so that it can become firmware that only compares and adds."""
+
+    def integers(self) -> IntegerTrees:
+        """The trees; their inputs are (x - offset) * 2^-shift in the type ``input``."""
         ...

@@ -35,6 +35,7 @@ from .scores.paws import Gbi, Paws
 from .scores.quak import Quak
 from .scores.ranode import RAnode
 from .scores.tag_n_train import TagNTrain
+from .scores.tree_student import TreeStudent
 from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
@@ -44,13 +45,15 @@ REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, 
 SCORES = (WeakTrees, WeakNetwork, NetworkEnsemble, Autoencoder, FlowDensity, MixtureDensity, Anode, RAnode)
 #: Scores that need what a configuration cannot name, signal simulation or two objects per event: for Python.
 PRIORS = (Paws, Gbi, Quak, TagNTrain)
-WRAPPERS = (CrossFit, NestedFit, Guarded, Represented, Ensemble, Standardized, LaCathode)
+#: Scores made of another, which a configuration names under ``inner``.
+AROUND = (TreeStudent,)
+WRAPPERS = (CrossFit, NestedFit, Guarded, Represented, Ensemble, Standardized, LaCathode, *AROUND)
 
 #: Methods a configuration may name, by factor. KnownBackground needs a sample handed in, so it is for Python only.
 NAMED: Mapping[str, tuple[type[Any], ...]] = {
     "representation": REPRESENTATIONS,
     "reference": tuple(r for r in REFERENCES if r is not KnownBackground),
-    "score": SCORES,
+    "score": (*SCORES, *AROUND),
 }
 
 
@@ -84,9 +87,9 @@ def build(name: str, settings: Mapping[str, Any], factor: str) -> Any:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
             raise ConfigError(f"{factor}.{key}: unknown setting of {name}{hint}")
-    checker = TypeAdapter(cls, config=None)
+    settings, checker = _inner_built(cls, settings, factor), TypeAdapter(cls, config=None)
     try:
-        made = checker.validate_python(dict(settings))
+        made = checker.validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([factor, *(str(p) for p in first["loc"])])
@@ -102,8 +105,21 @@ def build(name: str, settings: Mapping[str, Any], factor: str) -> Any:
     return made
 
 
+def _inner_built(cls: type[Any], settings: Mapping[str, Any], factor: str) -> dict[str, Any]:
+    """The settings with a score described under ``inner`` made first."""
+    if cls not in AROUND:
+        return dict(settings)
+    inner = settings.get("inner")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("method"), str):
+        raise ConfigError(
+            f"{factor}.inner: found {inner!r}, expected the score that {cls.__name__} is around: {{method: Autoencoder}}"
+        )
+    rest = {k: v for k, v in inner.items() if k != "method"}
+    return {**settings, "inner": build(inner["method"], rest, factor)}
+
+
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES):
+for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND):
     _cls.__pydantic_config__ = _STRICT  # pyright: ignore[reportAttributeAccessIssue]
 
 

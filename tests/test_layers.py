@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"events", "errors", "fixed", "workspace", "hashing"}
+GROUND = {"events", "errors", "fixed", "trees", "workspace", "hashing"}
 TOP = {
     "cli",
     "search",
@@ -37,6 +37,7 @@ ALLOWED = {
     "workspace": {"errors", "events"},
     "errors": set(),
     "fixed": {"errors"},
+    "trees": {"errors", "fixed"},
     "sections": set(),
     "config": {"errors", "events", "sections", "deploy.clusters.sections"},
 }

@@ -29,6 +29,7 @@ from elsewhere.models.scores.paws import Gbi, Paws
 from elsewhere.models.scores.quak import Quak
 from elsewhere.models.scores.ranode import RAnode
 from elsewhere.models.scores.tag_n_train import TagNTrain
+from elsewhere.models.scores.tree_student import TreeStudent
 from elsewhere.models.scores.weak_network import WeakNetwork
 from elsewhere.models.scores.weak_trees import WeakTrees
 from elsewhere.models.store import load, save
@@ -106,6 +107,7 @@ SUBJECTS: dict[str, Any] = {
     "TagNTrain": lambda seed: TagNTrain(
         objects=("0", "1"), tagger=autoencoder(seed), classifier=trees(seed), rich=0.3, seed=seed
     ),
+    "TreeStudent": lambda seed: TreeStudent(autoencoder(seed), trees=20, depth=3, seed=seed),
     "CrossFit": lambda seed: CrossFit(trees(seed), folds=3, seed=seed),
     "NestedFit": lambda seed: NestedFit(trees(seed), folds=3, starts=1, sides=False, seed=seed),
     "CrossFit of everything": lambda seed: CrossFit(Standardized(Ensemble(network(seed), n=2)), folds=2),
