@@ -1,0 +1,79 @@
+"""A transformer encoder of sets: objects of an event or constituents of a jet, with a mask, in no order (2108.04253).
+
+Attention is that of 1706.03762 with the norm after each part, without positions. Empty slots neither attend nor are attended
+to, and the sum over objects leaves them out, so what lies in them changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ConfigError
+
+
+def build_set_encoder(config: Mapping[str, Any]) -> Any:
+    """A module (table (B, N, features), there (B, N) bool) -> embedding (B, ``out``), first weights from ``seed``.
+
+    ``config``: ``features``, ``width``, ``heads``, ``layers``, ``feedforward``, ``out`` (of the two-layer head), ``seed``;
+    ``safe`` (default False): infrared-safe attention, see `SetEncoder`. ``represent(table, there)`` of the module gives the
+    sum over objects before the head, (B, width). Raises `ConfigError` where heads do not divide the width.
+    """
+    import torch
+
+    if config["width"] % config["heads"]:
+        raise ConfigError(f"width: {config['width']} is no multiple of heads {config['heads']}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(config["seed"]))
+        return _set_encoder(config)
+
+
+def _set_encoder(config: Mapping[str, Any]) -> Any:
+    import torch
+    from torch import nn
+
+    class SetEncoder(nn.Module):
+        """Linear, encoder layers, masked sum, head.
+
+        Safe: the attention that an object gets is proportional to the root of its share of pT (0.5 ln added to the logits),
+        and the sum is weighted with that share; so an object without pT adds nothing. The share is that of the set; the
+        first column of the table must be pT in any unit.
+        """
+
+        def __init__(self) -> None:
+            super().__init__()
+            width = config["width"]
+            self.heads, self.safe = config["heads"], bool(config.get("safe", False))
+            self.embed = nn.Linear(config["features"], width)
+            self.layers = nn.ModuleList(
+                nn.TransformerEncoderLayer(
+                    width, self.heads, config["feedforward"], dropout=0.0, batch_first=True
+                )
+                for _ in range(config["layers"])
+            )
+            self.head = nn.Sequential(
+                nn.ReLU(), nn.Linear(width, config["out"]), nn.ReLU(), nn.Linear(config["out"], config["out"])
+            )
+
+        def represent(self, table: Any, there: Any) -> Any:
+            """The sum over objects, (B, width)."""
+            # A set without objects attends to its first slot, or the softmax would divide by 0; the sum leaves it out again.
+            lone = ~there.any(dim=1, keepdim=True) & (torch.arange(there.shape[1], device=there.device) == 0)
+            bias = torch.where(there | lone, 0.0, -torch.inf).to(table.dtype)
+            share = there.to(table.dtype)
+            if self.safe:
+                pt = torch.where(there, table[:, :, 0], 0.0)
+                share = pt / pt.sum(dim=1, keepdim=True).clamp(min=1e-12)
+                bias = bias + torch.where(
+                    share > 0, 0.5 * share.clamp(min=1e-30).log(), torch.where(lone, 0.0, -torch.inf)
+                )
+            mask = bias[:, None, None, :].expand(-1, self.heads, there.shape[1], -1).flatten(0, 1)
+            x = self.embed(torch.where(there[:, :, None], table, torch.zeros_like(table)))
+            for layer in self.layers:
+                x = layer(x, src_mask=mask)
+            return (x * share[:, :, None]).sum(dim=1)
+
+        def forward(self, table: Any, there: Any) -> Any:
+            return self.head(self.represent(table, there))
+
+    return SetEncoder()
