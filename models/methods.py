@@ -21,6 +21,7 @@ from .references.known import KnownBackground
 from .references.outside import Outside
 from .references.salad import Salad
 from .references.sidebands import Sidebands
+from .representations.anomclr import AnomClr
 from .representations.flow_latent import FlowLatent
 from .representations.identity import Identity
 from .representations.mass_scaled import MassScaled
@@ -40,7 +41,7 @@ from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
 
-REPRESENTATIONS = (Identity, MassScaled, FlowLatent)
+REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr)
 REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)
 SCORES = (WeakTrees, WeakNetwork, NetworkEnsemble, Autoencoder, FlowDensity, MixtureDensity, Anode, RAnode)
 #: Scores that need what a configuration cannot name, signal simulation or two objects per event: for Python.

@@ -89,7 +89,7 @@ class Trainer:
     def __init__(self, task: Task, settings: TrainSettings, exchange: Exchange) -> None:
         import torch
 
-        self.settings, self.exchange, self.loss = settings, exchange, task.loss
+        self.settings, self.exchange, self.loss, self.draws = settings, exchange, task.loss, task.draws
         self.device = torch.device(chosen())
         self.network = task.build(task.config).train().to(self.device)
         self.names = [n for n, _ in self.network.named_parameters()]
@@ -103,7 +103,7 @@ class Trainer:
         whole = settings.shards == 1 and exchange.world == 1 and bool((self.train["weight"] > 0).all())
         self.graphed = (
             GraphedSteps(self.network, self.adam, self.loss, self.train, settings.batch)
-            if on_gpu and whole and not getattr(self.network, "draws_on_cpu", False)
+            if on_gpu and whole and not task.draws and not getattr(self.network, "draws_on_cpu", False)
             else None
         )
         self.steps = 0
@@ -166,7 +166,7 @@ class Trainer:
         import torch
 
         rank, world = self.exchange.rank, self.exchange.world
-        mine = [self._shard(s) for s in shards[rank::world]]
+        mine = [self._shard(s, rank + world * i) for i, s in enumerate(shards[rank::world])]
         rounds = -(-len(shards) // world)
         while len(mine) < rounds:
             mine.append(torch.zeros_like(mine[0]))
@@ -176,14 +176,23 @@ class Trainer:
             total += gathered[i % world][i // world]
         return total
 
-    def _shard(self, rows: Any) -> Any:
+    def _generator(self, *key: int) -> tuple[Any, ...]:
+        """The fourth argument of a loss that draws, seeded by ``key``; nothing for others."""
+        import torch
+
+        if not self.draws:
+            return ()
+        seed = np.random.SeedSequence([self.settings.seed, *key]).generate_state(1, np.uint64)[0]
+        return (torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1))),)
+
+    def _shard(self, rows: Any, shard: int) -> Any:
         import torch
 
         if len(rows) == 0:
             return torch.zeros(sum(p.numel() for p in self.parameters) + 1, device=self.device)
         x, weight = self.train["x"][rows], self.train["weight"][rows]
         y = self.train["y"][rows] if "y" in self.train else None
-        loss = (self.loss(self.network, x, y) * weight).sum()
+        loss = (self.loss(self.network, x, y, *self._generator(1, self.steps, shard)) * weight).sum()
         gradients = torch.autograd.grad(loss, self.parameters)
         return torch.cat([*(g.reshape(-1) for g in gradients), loss.detach().reshape(1)])
 
@@ -204,7 +213,7 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(self.held["x"]), _VALIDATION_BATCH):
                 part = {k: v[start : start + _VALIDATION_BATCH] for k, v in self.held.items()}
-                loss = self.loss(self.network, part["x"], part.get("y"))
+                loss = self.loss(self.network, part["x"], part.get("y"), *self._generator(2, start))
                 total += float((loss.double() * part["weight"].double()).sum())
         self.network.train()
         return total / float(self.held["weight"].double().sum())

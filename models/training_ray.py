@@ -133,7 +133,8 @@ def _loop(config: dict[str, Any]) -> None:
     train = sample("train")
     if train is None:
         raise FitError(f"{folder / _DATA} holds no training events")
-    task = Task(config["build"], config["config"], config["loss"], train, sample("validation"))
+    rest = (train, sample("validation"), config["draws"])
+    task = Task(config["build"], config["config"], config["loss"], *rest)
 
     # No ray.train.report: it waits for the controller's next poll, 2 s per epoch, and tells what the checkpoint holds.
     with one_thread():
@@ -185,6 +186,7 @@ def _fit(task: Task, settings: TrainSettings, folder: Path, key: str) -> None:
             "build": task.build,
             "config": dict(task.config),
             "loss": task.loss,
+            "draws": task.draws,
             "settings": settings,
             "folder": str(folder),
             "key": key,

@@ -51,14 +51,16 @@ class Task:
     """What to train. ``build`` and ``loss`` are functions of a module, so that workers can import them.
 
     ``build(config)`` gives the network with its first weights, ``config`` is JSON-ready and holds the seed of those;
-    ``loss(network, x, y)`` gives one loss per event, shape (n,).
+    ``loss(network, x, y)`` gives one loss per event, shape (n,). With ``draws`` it takes a ``torch.Generator`` as fourth argument,
+    seeded by the training's seed, the step and the shard: the same numbers on any worker and after any interruption.
     """
 
     build: Callable[[Mapping[str, Any]], Any]
     config: Mapping[str, Any]
-    loss: Callable[[Any, Any, Any], Any]
+    loss: Callable[..., Any]
     train: Sample
     validation: Sample | None = None
+    draws: bool = False
 
 
 @dataclass(frozen=True)

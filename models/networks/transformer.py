@@ -6,6 +6,7 @@ to, and the sum over objects leaves them out, so what lies in them changes nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +24,17 @@ def build_set_encoder(config: Mapping[str, Any]) -> Any:
 
     if config["width"] % config["heads"]:
         raise ConfigError(f"width: {config['width']} is no multiple of heads {config['heads']}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(config["seed"]))
-        return _set_encoder(config)
+    with torch.random.fork_rng(devices=[]):  # the layers draw first weights of their own, which are not kept
+        network = _set_encoder(config)
+    generator = torch.Generator().manual_seed(int(config["seed"]))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1:
+                bound = math.sqrt(6.0 / sum(parameter.shape))
+                torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)
+            else:  # a norm's scale is 1
+                parameter.fill_(float("norm" in name and name.endswith("weight")))
+    return network
 
 
 def _set_encoder(config: Mapping[str, Any]) -> Any:
