@@ -22,6 +22,7 @@ from .analysis.plots import (
     score_edges,
 )
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
+from .deploy.rtl_export import hardware_rows
 from .menus import sentences, tables
 from .models.store import record_of
 from .resonance import join
@@ -86,6 +87,7 @@ def _firmware_part(search: Search, data: Table, found: dict[str, Any], label: st
         (x["name"], x["kind"], ", ".join(f"{k} {v}" for k, v in x["precision"].items()))
         for x in record["layers"]
     ]
+    hardware = hardware_rows(record)
     return ReportPart(
         "Firmware",
         f"hls4ml project compiled by g++ and used as a score in the stream. {verified['mismatches']} of "
@@ -102,6 +104,7 @@ def _firmware_part(search: Search, data: Table, found: dict[str, Any], label: st
                 rows,
                 "Same threshold for both.",
             ),
+            *([ReportTable(("quantity", "value"), hardware, "The network as Verilog.")] if hardware else []),
             ReportTable(("layer", "kind", "types"), layers, "What every number of the firmware is."),
         ],
     )

@@ -57,3 +57,17 @@ class FirmwareSection(Section):
     clock_ns: AboveZero = 5.0
     part: str = "xcvu9p-flga2104-2L-e"
     vectors: Positive = Field(10_000, description="events compared bit by bit and kept as test vectors")
+    rtl: bool = Field(
+        False, description="write Verilog as well and prove it in simulation (da4ml, verilator)"
+    )
+    latency_cutoff: Positive = Field(5, description="adders in a row of one pipeline stage of the Verilog")
+    proof_events: Positive = Field(
+        100_000, description="events of the Verilog's proof; extreme patterns fill up"
+    )
+    cost: bool = Field(False, description="count the Verilog's logic cells (yosys)")
+
+    @model_validator(mode="after")
+    def _cost_is_of_the_rtl(self) -> FirmwareSection:
+        if self.cost and not self.rtl:
+            raise ValueError("cost: true counts the cells of the Verilog; set rtl: true as well")
+        return self

@@ -14,6 +14,8 @@ from .config import SearchConfig
 from .deploy.emulator import FirmwareScore, InputScale
 from .deploy.firmware import export, write_thresholds
 from .deploy.precision import FirmwareSettings
+from .deploy.rtl import RtlSettings
+from .deploy.rtl_export import RtlRequest, hardware_sentences
 from .deploy.tree_firmware import export_trees
 from .errors import ConfigError, FitError
 from .menus import menu_study, sentences
@@ -24,6 +26,7 @@ from .models.methods import build
 from .models.store import Stored, load, save
 from .models.training import TrainPlan
 from .resonance import join
+from .sections import FirmwareSection
 from .stages import Progress, Search
 from .workspace import Table, read_json, write_json
 
@@ -87,16 +90,28 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
     scale = InputScale(tuple(float(o) for o in score.offset_), tuple(float(2.0**-s) for s in score.shift_))
     rest: Any = (features, scale, search.space.path("firmware"), vectors)
     if isinstance(score, TreeExportable):
+        if section.rtl:
+            raise ConfigError(
+                f"firmware.rtl: no Verilog is made of the trees of a {config.score.method}; set rtl: false"
+            )
         made = export_trees(score, *rest, settings=settings)
     else:
-        made = export(score, *rest, settings=settings)
+        made = export(score, *rest, settings=settings, rtl=_rtl(section, held_out.x))
     progress(2, 2)
     record = {
         "compile_s": round(made.compile_s, 2),
         "events": made.bits.events,
         "mismatches": made.bits.mismatches,
-    }
+    } | (made.rtl.to_json() if made.rtl is not None else {})
     return ["firmware/firmware.json"], record
+
+
+def _rtl(section: FirmwareSection, x: NDArray[Any]) -> RtlRequest | None:
+    """What the section asks of the Verilog; it is proved on events that no training saw."""
+    if not section.rtl:
+        return None
+    settings = RtlSettings(section.clock_ns, section.part, section.latency_cutoff)
+    return RtlRequest(settings, x[: section.proof_events], section.proof_events, cost=section.cost)
 
 
 def scorers(search: Search) -> dict[str, Any]:
@@ -222,7 +237,9 @@ def outcome(search: Search) -> list[str]:
     lines += sentences(found["menu"]) if "menu" in found else []
     if "firmware_against_float" in found:
         agreement = found["firmware_against_float"]
-        record = read_json(search.space.path("firmware", "firmware.json"))["verified"]
+        record = read_json(search.space.path("firmware", "firmware.json"))
+        lines += hardware_sentences(record)
+        record = record["verified"]
         lines.append(
             f"firmware: {record['mismatches']} of {record['events']:,} events differ from an independent fixed-point "
             f"evaluation; rank correlation with float {agreement['spearman']:.5f}"

@@ -32,6 +32,7 @@ from .fixedpoint import BitReport, compare_inputs, extreme_inputs
 from .library import compile_library, open_library, write_wrapper
 from .precision import FirmwareSettings, NetworkPlan, plan_network
 from .project import read_project
+from .rtl_export import RtlRequest, RtlResult, add_rtl, readme_part
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ _TOP = "score"
 
 @dataclass(frozen=True)
 class FirmwareExport:
-    """What an export made: the folder, the compile time [s], and the bit-by-bit comparison (extremes included)."""
+    """What an export made: the folder, the compile time [s], the bit-by-bit comparison (extremes included), the RTL."""
 
     folder: Path
     compile_s: float
     bits: BitReport
+    rtl: RtlResult | None = None
 
 
 def export(
@@ -57,12 +59,14 @@ def export(
     settings: FirmwareSettings | None = None,
     thresholds: Mapping[str, float] | None = None,
     extremes: int = 1000,
+    rtl: RtlRequest | None = None,
 ) -> FirmwareExport:
     """Export ``score`` into ``folder`` (replaced if it exists).
 
     ``vectors`` (n, d): raw events in physical units, kept as test vectors and compared bit by bit, with ``extremes``
-    patterns at the borders of the input type. Raises `ConfigError` if the network cannot become firmware or g++ is
-    missing, `FeatureError` if columns and scale differ in number, `ElsewhereError` if one bit differs.
+    patterns at the borders of the input type; ``rtl``: write and prove Verilog, too. Raises `ConfigError` if the network
+    cannot become firmware or a tool is missing, `FeatureError` if columns and scale differ in number, `ElsewhereError` if
+    one bit differs.
     """
     settings = settings or FirmwareSettings()
     width = len(features)
@@ -74,6 +78,8 @@ def export(
         raise ConfigError(
             "firmware needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)"
         )
+    if rtl is not None:
+        rtl.require_tools()
     plan = plan_network(score.network(), settings)
     with _replacing(folder) as draft:
         hls = draft / "hls"
@@ -81,7 +87,8 @@ def export(
         write_wrapper(hls, width, _TOP)
         library, seconds = compile_library(hls, draft)
         bits = _vectors(draft, library, scale, raw=vectors, extremes=extremes, settings=settings)
-        _write_readme(draft, features, plan)
+        made = add_rtl(draft, library, scale, rtl) if rtl is not None else None
+        _write_readme(draft, features, plan, readme_part(made) if made is not None else "")
         _write_record(
             draft,
             library.name,
@@ -91,9 +98,10 @@ def export(
             plan=plan,
             settings=settings,
             bits=bits,
+            rtl=made,
         )
     log.info("firmware in %s: %d events compared, %d mismatches", folder, bits.events, bits.mismatches)
-    return FirmwareExport(folder, seconds, bits)
+    return FirmwareExport(folder, seconds, bits, made)
 
 
 def write_thresholds(folder: Path, thresholds: Mapping[str, float]) -> None:
@@ -212,6 +220,7 @@ def _write_record(
     plan: NetworkPlan,
     settings: FirmwareSettings,
     bits: BitReport,
+    rtl: RtlResult | None,
 ) -> None:
     files = {
         str(p.relative_to(draft)): file_digest(p)
@@ -230,12 +239,12 @@ def _write_record(
         | {"python": platform.python_version(), "machine": platform.machine()},
         "library": library,
         "files": files,
-    }
+    } | ({} if rtl is None else rtl.to_json())
     record["digest"] = content_digest(record)
     write_json(draft / RECORD, record)
 
 
-def _write_readme(draft: Path, features: FeatureSet, plan: NetworkPlan) -> None:
+def _write_readme(draft: Path, features: FeatureSet, plan: NetworkPlan, rtl: str) -> None:
     rows = "\n".join(
         f"| {p.name} | {p.kind} | {', '.join(f'{k} {v}' for k, v in p.precision().items())} |"
         for p in plan.layers
@@ -251,7 +260,7 @@ integer thresholds of `{RECORD}`.
   `hls/tb_data` holds the first 1000 in decimal for the test bench.
 * `emulator-*.so`: the same C++ compiled by g++, `hls/emulator.cpp` is its source. Its bits were compared with an
   independent evaluation, every layer of every event, before this folder was written.
-
+{rtl}
 | layer | kind | types |
 |---|---|---|
 {rows}
