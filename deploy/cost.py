@@ -13,21 +13,22 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, InputError
-from .rtl import TOP, verilog_files
+from ..workspace import read_json
+from .rtl import RECORD, TOP, verilog_files
 
 log = logging.getLogger(__name__)
 
 #: Look-up tables, flip-flops and multipliers of a Virtex UltraScale+ VU9P (DS890).
 VU9P_LUT, VU9P_FF, VU9P_DSP = 1_182_240, 2_364_480, 6_840
 ACCURACY = (
-    "not a vendor number: yosys maps without placing, routing or closing a clock. Look-up tables are counted singly, inverters "
-    "among them, though two small ones can share a place on the chip; expect tens of per cent of difference to Vivado, either way"
+    "not a vendor number: yosys maps without placing, routing or closing a clock, and its difference to Vivado is not measured "
+    "here. Look-up tables are counted singly, inverters among them, though two small ones can share a place on the chip"
 )
 
 
@@ -57,7 +58,8 @@ class Cost:
     """Cells of the mapped network.
 
     ``lut_sizes``: LUT1 (with inverters) to LUT6; ``carry``: blocks of 4 bits; ``depth``: the most look-up tables, carry
-    blocks and multiplexers in a row between two registers; ``tool``: name and version; ``seconds``: time it took.
+    blocks and multiplexers in a row between two registers, ``lut_depth`` the same of look-up tables alone; ``tool``: name and
+    version; ``seconds``: time it took; ``lut_estimate``: da4ml's count from the adders before any mapping, if known.
     """
 
     lut_sizes: tuple[int, int, int, int, int, int]
@@ -68,8 +70,10 @@ class Cost:
     bram: int
     muxf: int
     depth: int
+    lut_depth: int
     tool: str
     seconds: float
+    lut_estimate: int | None = None
 
     @property
     def lut(self) -> int:
@@ -117,7 +121,7 @@ def cost_of(rtl: Path) -> Cost:
         with netlist.open() as lines:
             cost = count_cells(lines, " ".join(version.split()[:2]), seconds)
     log.info("yosys: %d LUT, %d FF, %d DSP in %.0f s", cost.lut, cost.ff, cost.dsp, seconds)
-    return cost
+    return replace(cost, lut_estimate=read_json(rtl / RECORD).get("lut_estimate"))
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def count_cells(netlist: Iterable[str], tool: str, seconds: float = 0.0) -> Cost
     one, two, three, four, five, six = (kinds[f"LUT{i}"] for i in range(1, 7))
     return Cost(
         (one + kinds["INV"], two, three, four, five, six), sum(kinds[k] for k in _FLIP_FLOPS), starting("CARRY"),
-        starting("DSP"), starting("SRL"), starting("RAMB"), starting("MUXF"), _depth(cells), tool, round(seconds, 1),
+        starting("DSP"), starting("SRL"), starting("RAMB"), starting("MUXF"), _depth(cells, lambda kind: kind not in _WIRES),
+        _depth(cells, lambda kind: kind.startswith("LUT") or kind == "INV"), tool, round(seconds, 1),
     )  # fmt: skip
 
 
@@ -162,8 +167,8 @@ def _cell(line: str) -> _Cell:
     )
 
 
-def _depth(cells: list[_Cell]) -> int:
-    """The longest run of combinational cells; clocked cells start and end it."""
+def _depth(cells: list[_Cell], counts: Callable[[str], bool]) -> int:
+    """The longest run of combinational cells, of the kinds that count; clocked cells start and end it."""
     logic = [c for c in cells if not c.kind.startswith(_CLOCKED)]
     driver = {net: i for i, c in enumerate(logic) for net in c.outputs}
     users: list[list[int]] = [[] for _ in logic]
@@ -179,7 +184,7 @@ def _depth(cells: list[_Cell]) -> int:
     while ready:
         i = ready.pop()
         done += 1
-        level[i] += logic[i].kind not in _WIRES
+        level[i] += counts(logic[i].kind)
         for j in users[i]:
             level[j] = max(level[j], level[i])
             waiting[j] -= 1

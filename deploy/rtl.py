@@ -110,7 +110,7 @@ def write_rtl(project: Project, folder: Path, settings: RtlSettings) -> None:
     kind = project.input_type
     record = {
         "top": TOP, "clock_ns": settings.clock_ns, "part": settings.part, "latency_cutoff": settings.latency_cutoff,
-        "stages": len(traced.stages.solutions), "inputs": project.n_in, "input_type": str(kind),
+        "stages": len(traced.stages.solutions), "lut_estimate": round(traced.stages.cost), "inputs": project.n_in, "input_type": str(kind),
         "score_type": str(project.output_type),
         "output": {"width": width, "fraction": fraction, "signed": bool(signed)},
         "da4ml": importlib.metadata.version("da4ml"),

@@ -94,7 +94,7 @@ def readme_part(result: RtlResult) -> str:
         "  constraints and `build_vivado_prj.tcl`; `rtl.json` has the layout of the ports. Port `model_inp` takes the integers of\n"
         "  the input type, element 0 in the lowest bits; `model_out` is the score. `layers.json` is the traced logic of every layer.\n"
         f"  {result.proof}. Measured in verilator: {timing.latency_cycles} clock cycles from input to score\n"
-        f"  ({result.proof.latency_ns:g} ns at {1000 / result.proof.clock_ns:g} MHz), a new event every {timing.initiation_interval}.\n"
+        f"  ({result.proof.latency_ns:g} ns at {1000 / result.proof.clock_ns:g} MHz), initiation interval {timing.initiation_interval}.\n"
         "  Whether a chip reaches this clock only a vendor's tool can say.\n"
     )
     if result.cost is not None:
@@ -139,9 +139,9 @@ def hardware_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "cost" in record:
         c = record["cost"]
         rows += [
-            ("look-up tables", f"{c['lut']:,} ({100 * c['lut_fraction_vu9p']:.2f} % of a VU9P)"),
+            ("look-up tables", f"{c['lut']:,} ({100 * c['lut_fraction_vu9p']:.2f} % of a VU9P); da4ml's estimate {c['lut_estimate']:,}"),
             ("flip-flops", f"{c['ff']:,} ({100 * c['ff_fraction_vu9p']:.2f} %)"),
-            ("multipliers (DSP)", f"{c['dsp']}"), ("logic depth between registers", f"{c['depth']}"),
+            ("multipliers (DSP)", f"{c['dsp']}"), ("logic depth between registers", f"{c['depth']}, of them look-up tables at most {c['lut_depth']}"),
             ("tool and accuracy", f"{c['tool']}: {c['accuracy']}"),
             *((f"published: {p['design']} ({p['paper']})", _published(p)) for p in c["published"]),
         ]  # fmt: skip

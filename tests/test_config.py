@@ -44,6 +44,8 @@ def test_windows_are_the_asked_ones():
         ("name=../x", r"name: found '\.\./x'"),
         ("reference=null", "hunt needs a reference"),
         ("score=null", r"score"),
+        ("firmware={cost: true}", r"cost: true counts the cells of the Verilog; set rtl: true"),
+        ("firmware={latency_cutoff: 0}", r"firmware\.latency_cutoff: found 0"),
         ("nonsense", r"expected a\.b=c"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from elsewhere import trigger
 from elsewhere.deploy.cost import cost_of
 from elsewhere.deploy.emulator import InputScale, open_folder
 from elsewhere.deploy.firmware import export
@@ -22,11 +23,9 @@ from elsewhere.deploy.rtl_proof import Rtl, prove, prove_inputs, with_extremes
 from elsewhere.errors import ConfigError, InputError
 from elsewhere.events import Column, FeatureSet
 from elsewhere.fixed import Fixed
+from elsewhere.sections import FirmwareSection
 
 pytest.importorskip("da4ml", reason="da4ml is not installed: pip install 'elsewhere[rtl]'")
-needs_verilator = pytest.mark.skipif(
-    shutil.which("verilator") is None, reason="verilator is not installed: apt install verilator"
-)
 needs_yosys = pytest.mark.skipif(
     shutil.which("yosys") is None, reason="yosys is not installed: apt install yosys"
 )
@@ -187,6 +186,15 @@ def test_a_folder_without_rtl_says_so(tmp_path):
         Rtl.open(tmp_path, tmp_path)
 
 
+def test_the_section_of_a_search_asks_for_what_it_says():
+    asked = trigger._rtl(
+        FirmwareSection(rtl=True, clock_ns=4.0, latency_cutoff=3, proof_events=20), raw_events(30)
+    )
+    assert asked.settings == RtlSettings(4.0, FirmwareSection().part, 3)
+    assert (len(asked.raw), asked.events, asked.cost) == (20, 20, False)
+    assert trigger._rtl(FirmwareSection(), raw_events(30)) is None
+
+
 @needs_yosys
 def test_yosys_counts_the_tiny_network(made):
     cost = cost_of(made.folder / "rtl")
@@ -197,8 +205,14 @@ def test_yosys_counts_the_tiny_network(made):
     assert 0.5 * registers < cost.ff <= registers
     assert 50 < cost.lut < 2000
     assert (cost.dsp, cost.bram) == (0, 0)
-    assert 3 <= cost.depth < 40
+    assert 2 <= cost.lut_depth < cost.depth < 40
+    assert 0.4 * cost.lut < cost.lut_estimate < 2 * cost.lut
     assert cost.tool.startswith("Yosys")
+    record = {"cost": cost.to_json()}
+    assert f"{cost.lut:,} LUT" in hardware_sentences(record)[0]
+    assert "below 3 % of a VU9P" in dict(hardware_rows(record)).get(
+        "published: autoencoders and encoders on 57 inputs, hls4ml (2108.03986)", ""
+    )
 
 
 def test_missing_tools_are_named_before_anything_is_exported(tmp_path, monkeypatch):
