@@ -77,8 +77,8 @@ class Cost:
 
     @property
     def lut(self) -> int:
-        """All look-up tables."""
-        return sum(self.lut_sizes)
+        """All look-up tables, those that serve as shift registers among them."""
+        return sum(self.lut_sizes) + self.srl
 
     @property
     def lut_fraction_vu9p(self) -> float:

@@ -92,7 +92,8 @@ def readme_part(result: RtlResult) -> str:
     text = (
         "* `rtl/`: the same network as pipelined Verilog (da4ml, constants in logic): `src/` with the top module `score`, its\n"
         "  constraints and `build_vivado_prj.tcl`; `rtl.json` has the layout of the ports. Port `model_inp` takes the integers of\n"
-        "  the input type, element 0 in the lowest bits; `model_out` is the score. `layers.json` is the traced logic of every layer.\n"
+        "  the input type, element 0 in the lowest bits; `model_out` is the score. `layers.json` is the traced logic of every layer;\n"
+        "  the modules in `src/static/` are da4ml's own (LGPL-3.0).\n"
         f"  {result.proof}. Measured in verilator: {timing.latency_cycles} clock cycles from input to score\n"
         f"  ({result.proof.latency_ns:g} ns at {1000 / result.proof.clock_ns:g} MHz), initiation interval {timing.initiation_interval}.\n"
         "  Whether a chip reaches this clock only a vendor's tool can say.\n"

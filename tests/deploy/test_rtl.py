@@ -18,9 +18,9 @@ from elsewhere.deploy.firmware import export
 from elsewhere.deploy.precision import FirmwareSettings
 from elsewhere.deploy.project import read_project
 from elsewhere.deploy.rtl import RtlSettings, Simulation, Timing, compile_rtl, verilog_files, write_rtl
-from elsewhere.deploy.rtl_export import RtlRequest, hardware_rows, hardware_sentences
+from elsewhere.deploy.rtl_export import RtlRequest, add_rtl, hardware_rows, hardware_sentences
 from elsewhere.deploy.rtl_proof import Rtl, prove, prove_inputs, with_extremes
-from elsewhere.errors import ConfigError, InputError
+from elsewhere.errors import ConfigError, ElsewhereError, FeatureError, InputError
 from elsewhere.events import Column, FeatureSet
 from elsewhere.fixed import Fixed
 from elsewhere.sections import FirmwareSection
@@ -161,6 +161,25 @@ def test_a_changed_weight_in_the_verilog_is_seen(made, ready, wrong, project):
     both = prove_inputs(library, project, wrong, inputs)
     assert both.steps[2].first.layer == "layers_2"
     assert both.steps[2].mismatches == both.steps[1].mismatches == rtl.mismatches
+
+
+def test_a_folder_is_proved_where_it_stands(made, ready, tmp_path, monkeypatch):
+    shutil.copytree(made.folder, tmp_path / "moved")
+    monkeypatch.setattr("elsewhere.deploy.rtl_proof.compile_rtl", lambda *_: ready.simulation)
+    proof = prove(tmp_path / "moved", raw_events(300), extremes=100)
+    assert (proof.exact, proof.events, proof.timing) == (True, 400, made.rtl.proof.timing)
+    assert str(proof) == "400 events, every bit of every step agrees"
+
+
+def test_an_export_whose_rtl_differs_names_the_difference(made, wrong, tmp_path, monkeypatch):
+    shutil.copytree(made.folder, tmp_path / "folder", ignore=shutil.ignore_patterns("rtl"))
+    monkeypatch.setattr(Rtl, "open", lambda *_: wrong)
+    library = next((tmp_path / "folder").glob("emulator-*.so"))
+    request = RtlRequest(RtlSettings(), raw_events(500), events=600)
+    with pytest.raises(ElsewhereError, match=r"of 1500 events.*rtl: \d+ scores differ.*layers_2"):
+        add_rtl(tmp_path / "folder", library, SCALE, request)
+    with pytest.raises(FeatureError, match="4 inputs"):
+        add_rtl(tmp_path / "folder", library, SCALE, RtlRequest(RtlSettings(), raw_events(5)[:, :3]))
 
 
 def test_an_altered_verilog_file_is_an_input_error(made, tmp_path):
