@@ -2,7 +2,7 @@
 
     python benchmarks/resonant/collect.py
 
-Every figure keeps the name that its own benchmark gave it, and ``sources`` says which file it is from, ``measured_on`` on which
+Of the methods trained on a GPU too, only what no processor has measured is taken. Every figure keeps the name that its own benchmark gave it, and ``sources`` says which file it is from, ``measured_on`` on which
 processor; a figure that nothing has measured yet is listed under ``not_measured``. Nothing is trained here.
 """
 
@@ -30,6 +30,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "gpu": ("scan_speedup_batched_gpu", "scan_gpu_s", "flow_100_epochs_"),
     "blackboxes": ("blackbox",),
 }
+#: Taken only where nothing above has the name.
+SUPPLEMENT = "resonant_methods_gpu"
 #: What must be there, and what is asked of it.
 WANTED: dict[str, str] = {
     **{f"r_{m}": f">= {low:g}, target {aim:g}" for m, (low, aim) in ASKED.items()},
@@ -75,6 +77,12 @@ def collected() -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
                         f"{key} is in {sources[key]}.json and in {name}.json; rename one of them"
                     )
                 figures[key], sources[key] = value, name
+    if (RESULTS / f"{SUPPLEMENT}.json").exists():
+        found = read_json(RESULTS / f"{SUPPLEMENT}.json")
+        more = [k for k in found if k.startswith(SOURCES["resonant_methods"]) and k not in figures]
+        figures |= {key: found[key] for key in more}
+        sources |= dict.fromkeys(more, SUPPLEMENT)
+        machines[SUPPLEMENT] = found["machine"].get("gpu", found["machine"]["cpu"])
     return figures, sources, machines
 
 

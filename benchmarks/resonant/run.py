@@ -1,10 +1,12 @@
 """How good every method of the resonant search is: max SIC as a fraction of the supervised classifier's.
 
-    [ELSEWHERE_SET=small] python benchmarks/resonant/run.py [--minutes M] [--trials N] [--methods a,b] [--variants baseline] [--table]
+    [ELSEWHERE_SET=small] python benchmarks/resonant/run.py [--minutes M] [--trials N] [--methods a,b] [--variants baseline]
+                                                            [--device cuda] [--table]
 
 Trainings are kept one by one, so a run that ends after M minutes goes on where it was; --table only prints what is there. Every
 training has its own signal draw, split and seed; SIC is read at thresholds that keep at least 25 of the test's background events;
-a method's value is the median. Results go to results/resonant_methods.json with the number of trainings behind each.
+a method's value is the median. Results go to results/resonant_methods.json with the number of trainings behind each, those of a GPU to
+resonant_methods_gpu.json.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import numpy as np
 from common import CACHE, code_of, publish, table
 from elsewhere.analysis.metrics import roc, sic
 from elsewhere.errors import FitError
+from elsewhere.models.device import Device, on
 from elsewhere.samples.resonant import parts_of
 from elsewhere.workspace import read_json, write_json
 from features import make
@@ -52,17 +55,18 @@ def jobs(methods: list[str], trials: int) -> Iterator[Job]:
             )
 
 
-def path_of(job: Job) -> Path:
-    """Where the result of a training is kept; another set of events or other code of the benchmark is another place."""
+def path_of(job: Job, device: Device = "cpu") -> Path:
+    """Where the result of a training is kept; another set of events, other code of the benchmark, a GPU is another place."""
     folder = Path(__file__).parent
     text = "".join(code_of(folder / name) for name in ("problem.py", "methods.py"))
+    text += "" if device == "cpu" else device
     key = hashlib.sha256((text + identity_of(SET)).encode()).hexdigest()[:12]
     method, variant, s_over_b, trial = job
     return CACHE / "resonant" / f"trainings-{key}" / f"{method}-{variant}-{s_over_b:g}-{trial}.json"
 
 
-def train(job: Job) -> None:
-    """One training and its figures on the test events."""
+def train(job: Job, device: Device = "cpu") -> None:
+    """One training and its figures on the test events; ``device`` is the networks'."""
     import torch
     from methods import METHODS
 
@@ -70,9 +74,10 @@ def train(job: Job) -> None:
     method, variant, s_over_b, trial = job
     problem, started = Problem(trial, s_over_b, variant), time.process_time()
     try:
-        score = METHODS[method](problem)
+        with on(device):
+            score = METHODS[method](problem)
     except FitError as error:  # a training that diverges is a result too: it is counted, not repeated
-        write_json(path_of(job), {"failed": str(error)})
+        write_json(path_of(job, device), {"failed": str(error)})
         print(f"  {method} {variant} S/B {s_over_b:g} trial {trial}: FAILED, {error}", flush=True)
         return
     background, signal = problem.test
@@ -83,7 +88,7 @@ def train(job: Job) -> None:
     for cut in (1e-1, 1e-2, 1e-3):
         at = int(np.searchsorted(curve.background, cut, side="right")) - 1
         found[f"sic_{cut:g}"] = float(curve.signal[at] / np.sqrt(curve.background[at])) if at >= 0 else None
-    write_json(path_of(job), found)
+    write_json(path_of(job, device), found)
     print(
         f"  {method} {variant} S/B {s_over_b:g} trial {trial}: max SIC {gain.best:.2f}, AUC {curve.auc:.3f}, "
         f"{found['cpu_s']:.0f} s",
@@ -91,10 +96,12 @@ def train(job: Job) -> None:
     )
 
 
-def run(methods: list[str], variants: list[str], trials: int, minutes: float, workers: int) -> None:
+def run(
+    methods: list[str], variants: list[str], trials: int, minutes: float, workers: int, device: Device
+) -> None:
     """Train what is missing until the time is over; a training that has begun is finished."""
     end = time.monotonic() + 60 * minutes
-    todo = iter([j for j in jobs(methods, trials) if j[1] in variants and not path_of(j).exists()])
+    todo = iter([j for j in jobs(methods, trials) if j[1] in variants and not path_of(j, device).exists()])
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=8) as pool:
         waiting: list[Any] = []
         while True:
@@ -102,18 +109,20 @@ def run(methods: list[str], variants: list[str], trials: int, minutes: float, wo
                 one.get()  # raises what the training raised
                 waiting.remove(one)
             while len(waiting) < workers and time.monotonic() < end and (job := next(todo, None)):
-                waiting.append(pool.apply_async(train, (job,)))
+                waiting.append(pool.apply_async(train, (job, device)))
             if not waiting:
                 return
             time.sleep(0.2)
 
 
-def collect(methods: list[str], trials: int) -> dict[tuple[str, str, float], list[dict[str, Any]]]:
+def collect(
+    methods: list[str], trials: int, device: Device
+) -> dict[tuple[str, str, float], list[dict[str, Any]]]:
     """The finished trainings by (method, variant, S/B)."""
     out: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for job in jobs(methods, trials):
-        if path_of(job).exists():
-            out.setdefault(job[:3], []).append(read_json(path_of(job)))
+        if path_of(job, device).exists():
+            out.setdefault(job[:3], []).append(read_json(path_of(job, device)))
     return out
 
 
@@ -148,6 +157,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--variants", default="baseline,shifted,noise")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     methods = asked.methods.split(",")
@@ -157,12 +167,13 @@ def main() -> None:
     used += [simulated()] if {"salad", "feta"} & set(methods) else []
     make(used, asked.workers, minutes=float("inf"))
     if not asked.table:
-        run(methods, asked.variants.split(","), asked.trials, asked.minutes, asked.workers)
-    result = figures(collect(methods, asked.trials))
+        run(methods, asked.variants.split(","), asked.trials, asked.minutes, asked.workers, asked.device)
+    result = figures(collect(methods, asked.trials, asked.device))
     wanted = {f"r_{m}": f">= {low:g}, target {aim:g}" for m, (low, aim) in WANTED.items()}
     wanted |= {"null_max_sic": "< 2", "r_cwola_shifted": "< 0.25"}
     table([(k, v, wanted.get(k, "")) for k, v in result.items()])
-    publish("resonant_methods" if SET == "half" else f"resonant_methods_{SET}", result)
+    name = "resonant_methods" if SET == "half" else f"resonant_methods_{SET}"
+    publish(name if asked.device == "cpu" else f"{name}_gpu", result)
 
 
 if __name__ == "__main__":
