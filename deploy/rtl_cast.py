@@ -46,6 +46,14 @@ def choose(bit: Any, yes: Any, no: Any, limits: tuple[Any, Any] | None = None) -
     return (~bit).msb_mux(no, yes, qint=interval)
 
 
+def merged(bit: Any, yes: Any, no: Any) -> Any:
+    """`choose` without a time of its own: its two or three inputs fit into the look-up table of what uses it."""
+    v = choose(bit, yes, no)
+    ready = max([bit.latency] + [w.latency for w in (yes, no) if not is_constant(w)])
+    parents = tuple(w._with(latency=ready) if is_constant(w) else w for w in v._from)
+    return v._with(latency=ready, _from=parents)
+
+
 def cast(v: Any, kind: Fixed, *, rectified: bool = False) -> Any:
     """``v`` cast to a type; ``rectified``: the type of max(v, 0).
 
@@ -70,13 +78,13 @@ def _rounded(v: Any, kind: Fixed) -> Any:
     if kind.quantisation == "RND":
         v = v + float(step / 2)
     elif kind.quantisation == "TRN_ZERO" and v.low < 0:
-        v = v + choose(v.is_negative(), constant(v, step - fine), constant(v, 0))
+        v = v + merged(v.is_negative(), constant(v, step - fine), constant(v, 0))
     elif kind.quantisation == "RND_CONV":
         odd = _bits(v, kind.fraction, 1 - kind.fraction)
         if drop == 1:
             v = v + odd * float(fine / step)
         else:
-            v = v + choose(odd, constant(v, step / 2), constant(v, step / 2 - fine))
+            v = v + merged(odd, constant(v, step / 2), constant(v, step / 2 - fine))
     if is_constant(v):  # pragma: no cover - an offset never makes a range collapse
         return v
     signed, integer, _ = v.kif
@@ -109,7 +117,7 @@ def overflowed(v: Any, kind: Fixed) -> Any:
 def _wrapped(v: Any, kind: Fixed, magnitude: int) -> Any:
     if v.low < 0 and not kind.signed and magnitude > v.kif[1]:
         # more integer bits than the value has: its sign must be repeated up there
-        v = v + choose(v.is_negative(), constant(v, Fraction(2) ** magnitude), constant(v, 0))
+        v = v + merged(v.is_negative(), constant(v, Fraction(2) ** magnitude), constant(v, 0))
     return v.quantize(kind.signed, magnitude, fraction_of(v), _force_factor_clear=True)
 
 
@@ -125,14 +133,15 @@ def _saturated(v: Any, kind: Fixed, magnitude: int) -> Any:
     inside = v.quantize(kind.signed, magnitude, fraction_of(v))
     positive = inside
     if v.high > high.high and above is not None:
-        positive = high if is_constant(above) else choose(above.unary_bit_op("any"), high, inside)
+        select = choose if v.low >= 0 else merged
+        positive = high if is_constant(above) else select(above.unary_bit_op("any"), high, inside)
     if v.low >= 0:
         return positive
     negative = inside
     if v.step > Fraction(2) ** magnitude:  # too coarse for the range: no negative value fits
         negative = low
     elif v.low < low.low and above is not None:
-        negative = choose(above.unary_bit_op("all"), inside, low)
+        negative = merged(above.unary_bit_op("all"), inside, low)
     limits = (max(v.low, low.low), min(v.high, high.high))
     return choose(v.is_negative(), negative, positive, limits)
 
@@ -148,11 +157,11 @@ def product(a: Any, b: Any) -> Any:
     signed, integer, fraction = b.kif
     zero = constant(a, 0)
     rows = [
-        choose(_bits(b, -weight, weight + 1), a * float(Fraction(2) ** weight), zero)
+        merged(_bits(b, -weight, weight + 1), a * float(Fraction(2) ** weight), zero)
         for weight in range(-fraction, integer)
     ]
     if signed:  # the sign bit counts -2^integer
-        rows.append(-choose(b.is_negative(), a * float(Fraction(2) ** integer), zero))
+        rows.append(-merged(b.is_negative(), a * float(Fraction(2) ** integer), zero))
     return total(rows)
 
 
@@ -165,7 +174,7 @@ def _square(a: Any) -> Any:
     rows = [_side_by_side(diagonal)]
     for weight, bit in zip(weights[1:], bits[1:], strict=True):
         below = _bits(a, fraction, weight)
-        rows.append(choose(bit, below * float(Fraction(2) ** (weight + 1)), constant(a, 0)))
+        rows.append(merged(bit, below * float(Fraction(2) ** (weight + 1)), constant(a, 0)))
     whole = total(rows)
     high = a.high * a.high
     return whole._with(low=whole.low, high=min(whole.high, high)) if whole.high > high else whole
