@@ -50,7 +50,8 @@ PUBLISHED = (
 
 _FLIP_FLOPS = {"FDRE", "FDSE", "FDCE", "FDPE"}
 _CLOCKED = ("FD", "LD", "SRL", "RAMB")
-_WIRES = {"BUFG", "IBUF", "OBUF"}
+_NAME = "(name)"
+_WIRES = {"BUFG", "IBUF", "OBUF", _NAME}
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,13 @@ class _Cell:
 
 def count_cells(netlist: Iterable[str], tool: str, seconds: float = 0.0) -> Cost:
     """Count a mapped netlist in BLIF (the lines of the file); raises `InputError` naming a cell that is not known."""
-    cells = [_cell(line) for line in netlist if line.startswith(".subckt")]
+    cells = []
+    for line in netlist:
+        words = line.split()
+        if words[:1] == [".subckt"] and words[1] != "$scopeinfo":
+            cells.append(_cell(words))
+        elif words[:1] == [".names"] and len(words) == 3:  # a second name of a net
+            cells.append(_Cell(_NAME, (words[1],), (words[2],)))
     kinds = Counter(c.kind for c in cells)
 
     def starting(*prefixes: str) -> int:
@@ -153,8 +160,8 @@ _KNOWN = re.compile(
 )
 
 
-def _cell(line: str) -> _Cell:
-    _, kind, *pairs = line.split()
+def _cell(words: list[str]) -> _Cell:
+    _, kind, *pairs = words
     if not _KNOWN.match(kind):
         raise InputError(
             f"the netlist has a cell {kind} that is neither logic nor register of an UltraScale+ part"

@@ -142,7 +142,7 @@ def hardware_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows += [
             ("look-up tables", f"{c['lut']:,} ({100 * c['lut_fraction_vu9p']:.2f} % of a VU9P); da4ml's estimate {c['lut_estimate']:,}"),
             ("flip-flops", f"{c['ff']:,} ({100 * c['ff_fraction_vu9p']:.2f} %)"),
-            ("multipliers (DSP)", f"{c['dsp']}"), ("logic depth between registers", f"{c['depth']}, of them look-up tables at most {c['lut_depth']}"),
+            ("multipliers (DSP)", f"{c['dsp']}"), ("logic depth between registers", f"{c['depth']} cells; at most {c['lut_depth']} look-up tables"),
             ("tool and accuracy", f"{c['tool']}: {c['accuracy']}"),
             *((f"published: {p['design']} ({p['paper']})", _published(p)) for p in c["published"]),
         ]  # fmt: skip

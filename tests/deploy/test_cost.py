@@ -17,7 +17,10 @@ NETLIST = """\
 .subckt INV I=n2 O=n3
 .subckt CARRY4 CI=$false CO[0]=x0 CO[1]=x1 CO[2]=x2 CO[3]=x3 CYINIT=$false DI[0]=n1 O[0]=s0 O[1]=s1 O[2]=s2 O[3]=s3 S[0]=n3
 .subckt CARRY4 CI=x3 CO[0]=y0 CO[1]=y1 CO[2]=y2 CO[3]=y3 CYINIT=$false DI[0]=n1 O[0]=t0 O[1]=t1 O[2]=t2 O[3]=t3 S[0]=n1
-.subckt MUXF7 I0=t0 I1=s0 O=m S=rb
+.names $false
+.names t0 other_name_of_t0
+1 1
+.subckt MUXF7 I0=other_name_of_t0 I1=s0 O=m S=rb
 .subckt FDRE C=clk CE=$true D=m Q=rm R=$false
 .subckt SRL16E A0=$true CE=$true CLK=clk D=rm Q=rs
 .subckt DSP48E2 A[0]=rs B[0]=rs P[0]=p
