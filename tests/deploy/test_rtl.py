@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +60,8 @@ class Encoder:
                 linear.weight.copy_(torch.randn((m, n), generator=generator))
                 linear.bias.copy_(torch.randn(m, generator=generator))
             layers += [linear, torch.nn.ReLU()]
+        with torch.no_grad():
+            layers[0].weight[:, 1] = 0.0  # an input that nothing uses keeps its place in the port
         return Squares(torch.nn.Sequential(*layers[:-1])).eval()
 
 
@@ -275,6 +278,24 @@ class Pipeline(Simulation):
 def test_latency_and_initiation_interval_are_measured(delay, busy):
     pipe = Pipeline(None, Fixed(8, 8), 1, Fixed(16, 16, False), {}, delay=delay, busy=busy)
     assert pipe.measure(np.arange(60)[:, None]) == Timing(delay, busy)
+
+
+def test_ports_carry_signed_integers_and_the_score_gets_its_types_step(tmp_path):
+    script = tmp_path / "program"
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        "while word := sys.stdin.buffer.read(8):\n"
+        "    second = int.from_bytes(word, 'little') >> 20 & 0xFFFFF\n"
+        "    sys.stdout.buffer.write(second.to_bytes(8, 'little'))\n"
+    )
+    script.chmod(0o755)
+    port = {"width": 20, "fraction": 0, "signed": True}
+    pipe = Simulation(script, Fixed(20, 20), 2, Fixed(30, 28), port)
+    k = np.array([[5, 0], [-1, -1], [7, 2**19 - 1], [-3, -(2**19)]])
+    np.testing.assert_array_equal(pipe.cycles(k), 4 * k[:, 1])
+    script.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    with pytest.raises(InputError, match="broken"):
+        pipe.cycles(k)
 
 
 def test_a_score_that_stays_has_no_latency():
