@@ -19,7 +19,7 @@ from .deploy.rtl_export import RtlRequest, hardware_sentences
 from .deploy.tree_firmware import export_trees
 from .errors import ConfigError, FitError
 from .menus import menu_study, sentences
-from .models.base import TreeExportable
+from .models.base import TrainedTypes, TreeExportable
 from .models.device import on
 from .models.folds import Guarded
 from .models.methods import build
@@ -86,7 +86,7 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
     progress(0, 2)
     held_out = join([search.space.read_table(n) for n in names_with(config, "data")]).events
     vectors = held_out.x[: section.vectors]
-    settings = FirmwareSettings(clock_ns=section.clock_ns, part=section.part)
+    settings = FirmwareSettings(clock_ns=section.clock_ns, part=section.part, **_types(score))
     scale = InputScale(tuple(float(o) for o in score.offset_), tuple(float(2.0**-s) for s in score.shift_))
     rest: Any = (features, scale, search.space.path("firmware"), vectors)
     if isinstance(score, TreeExportable):
@@ -104,6 +104,11 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
         "mismatches": made.bits.mismatches,
     } | (made.rtl.to_json() if made.rtl is not None else {})
     return ["firmware/firmware.json"], record
+
+
+def _types(score: Any) -> dict[str, Any]:
+    """The fixed-point types a score was trained in; none: the firmware's defaults."""
+    return dict(score.firmware_types()) if isinstance(score, TrainedTypes) else {}
 
 
 def _rtl(section: FirmwareSection, x: NDArray[Any]) -> RtlRequest | None:

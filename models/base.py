@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -96,4 +97,13 @@ class TreeExportable(Protocol):
 
     def integers(self) -> IntegerTrees:
         """The trees; their inputs are (x - offset) * 2^-shift in the type ``input``."""
+        ...
+
+
+@runtime_checkable
+class TrainedTypes(Protocol):
+    """Was trained in the fixed-point types of its firmware."""
+
+    def firmware_types(self) -> Mapping[str, str]:
+        """Types by the names of firmware settings (input, weight, ...), with which the firmware's score is this one's; or none."""
         ...

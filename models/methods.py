@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ..errors import ConfigError
 from .folds import CrossFit, Guarded
 from .nested import NestedFit
+from .networks.quantised import Types
 from .papers import PAPERS
 from .references.cathode import Cathode
 from .references.curtains import Curtains
@@ -28,6 +29,7 @@ from .representations.mass_scaled import MassScaled
 from .represented import Represented
 from .scores.anode import Anode
 from .scores.autoencoder import Autoencoder
+from .scores.axol1tl import Axol1tl
 from .scores.flow_density import FlowDensity
 from .scores.latent import LaCathode
 from .scores.mixture_density import MixtureDensity
@@ -43,7 +45,17 @@ from .wrappers import Ensemble, Standardized
 
 REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr)
 REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)
-SCORES = (WeakTrees, WeakNetwork, NetworkEnsemble, Autoencoder, FlowDensity, MixtureDensity, Anode, RAnode)
+SCORES = (
+    WeakTrees,
+    WeakNetwork,
+    NetworkEnsemble,
+    Autoencoder,
+    Axol1tl,
+    FlowDensity,
+    MixtureDensity,
+    Anode,
+    RAnode,
+)
 #: Scores that need what a configuration cannot name, signal simulation or two objects per event: for Python.
 PRIORS = (Paws, Gbi, Quak, TagNTrain)
 #: Scores made of another, which a configuration names under ``inner``.
@@ -75,7 +87,9 @@ def settings_of(cls: type[Any]) -> dict[str, Any]:
     """Names and defaults of a method's settings: the fields that are not learnt."""
     hidden = ("trainer",)
     return {
-        f.name: f.default for f in fields(cls) if f.repr and not f.name.endswith("_") and f.name not in hidden
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(cls)
+        if f.repr and not f.name.endswith("_") and f.name not in hidden
     }
 
 
@@ -120,7 +134,7 @@ def _inner_built(cls: type[Any], settings: Mapping[str, Any], factor: str) -> di
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND):
+for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND, Types):
     _cls.__pydantic_config__ = _STRICT  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -21,6 +21,7 @@ from elsewhere.models.representations.identity import Identity
 from elsewhere.models.represented import Represented
 from elsewhere.models.scores.anode import Anode
 from elsewhere.models.scores.autoencoder import Autoencoder
+from elsewhere.models.scores.axol1tl import Axol1tl
 from elsewhere.models.scores.flow_density import FlowDensity
 from elsewhere.models.scores.latent import LaCathode
 from elsewhere.models.scores.mixture_density import MixtureDensity
@@ -83,6 +84,9 @@ SUBJECTS: dict[str, Any] = {
     "WeakTrees": trees,
     "WeakNetwork": network,
     "Autoencoder": autoencoder,
+    "Axol1tl": lambda seed: Axol1tl(
+        hidden=(32,), latent=4, decoder=(16,), beta=0.7, epochs=15, batch=128, seed=seed, learning_rate=5e-3
+    ),
     "Anode": lambda seed: Anode(seed=seed, **FLOW),
     "RAnode": lambda seed: RAnode(
         seed=seed,

@@ -1,0 +1,116 @@
+"""Fixed-point numbers in training: forward as the firmware computes them, backward as if they were not rounded.
+
+The straight-through estimator (1308.3432): the gradient passes where the number lies in the type's range, and is 0 where it is
+clipped. Bit widths are settings here; HGQ (2405.00645) learns one for every weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from ...errors import ConfigError
+from ...fixed import Fixed
+
+#: Bits that a float32 sum holds exactly.
+EXACT = 24
+
+
+@cache
+def _function() -> Any:
+    import torch
+
+    class Rounded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Any, kind: Fixed) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            scaled = value * 2.0**kind.fraction
+            whole = torch.round(scaled) if kind.quantisation == "RND_CONV" else torch.floor(scaled)
+            ctx.save_for_backward((whole >= kind.low) & (whole <= kind.high))
+            return whole.clamp(kind.low, kind.high) * kind.step
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return gradient * ctx.saved_tensors[0], None
+
+    return Rounded
+
+
+def rounded(value: Any, kind: Fixed) -> Any:
+    """``value`` in the type ``kind``, exactly; the gradient is 1 inside its range and 0 outside.
+
+    Raises `ConfigError` for a type that wraps, or rounds in another way than TRN or RND_CONV: no gradient belongs to those.
+    """
+    if kind.overflow != "SAT" or kind.quantisation not in ("TRN", "RND_CONV"):
+        raise ConfigError(f"{kind} cannot be trained for; use RND_CONV or TRN, and SAT")
+    return _function().apply(value, kind)
+
+
+@dataclass(frozen=True)
+class Types:
+    """Types of a network's numbers, in the grammar of `Fixed`: inputs, weights, biases, after a ReLU, of a last layer, the score.
+
+    Defaults: AXOL1TL v3 and v4 (2411.19506), where weights and biases saturate because they are trained to fit, and the score
+    saturates too (theirs wraps).
+    """
+
+    input: str = "fixed<8,6,RND_CONV,SAT>"
+    weight: str = "fixed<6,3,RND_CONV,SAT>"
+    bias: str = "fixed<10,7,RND_CONV,SAT>"
+    activation: str = "ufixed<10,6,RND_CONV,SAT>"
+    linear: str = "fixed<10,7,RND_CONV,SAT>"
+    score: str = "ufixed<18,14,RND_CONV,SAT>"
+
+    def __post_init__(self) -> None:
+        for name in ("input", "weight", "bias", "activation", "linear", "score"):
+            try:
+                kind = self.of(name)
+            except ConfigError as error:
+                raise ConfigError(f"types.{name}: {error}") from None
+            if kind.overflow != "SAT" or kind.quantisation not in ("TRN", "RND_CONV"):
+                raise ConfigError(f"types.{name}: {kind} cannot be trained for; use RND_CONV or TRN, and SAT")
+
+    def of(self, name: str) -> Fixed:
+        """The parsed type of a field."""
+        return Fixed.parse(getattr(self, name))
+
+    def check(self, widths: Sequence[int]) -> None:
+        """Raise `ConfigError` where a layer's sum could be too long for float32, in which it is trained and scored."""
+        source, weight = self.of("input"), self.of("weight")
+        for inputs, _ in pairwise(widths):
+            bits = source.width + weight.width + max(0, inputs - 1).bit_length()
+            if bits > EXACT + 1:  # one of the signs is counted twice
+                raise ConfigError(
+                    f"a layer of {inputs} inputs in {source} and weights in {weight} adds up numbers of {bits} bits; float32 "
+                    f"holds {EXACT}: narrow the types"
+                )
+            source = self.of("activation")
+
+
+def quantised_layers(x: Any, layers: Sequence[tuple[Any, Any]], types: Types | None) -> Any:
+    """A dense network x (n, d) through ``layers`` of (weight (out, in), bias (out,)), ReLU between them, in ``types``.
+
+    None: plain floats. The last layer's result is in ``types.linear``.
+    """
+    import torch
+
+    if types is not None:
+        x = rounded(x, types.of("input"))
+    for i, (weight, bias) in enumerate(layers):
+        if types is not None:
+            weight, bias = rounded(weight, types.of("weight")), rounded(bias, types.of("bias"))  # noqa: PLW2901
+        x = torch.nn.functional.linear(x, weight, bias)
+        last = i == len(layers) - 1
+        x = x if last else torch.relu(x)
+        if types is not None:
+            x = rounded(x, types.of("linear" if last else "activation"))
+    return x
+
+
+def firmware_types(types: Types) -> Mapping[str, str]:
+    """The types by the names that firmware settings have."""
+    return {
+        name: getattr(types, name) for name in ("input", "weight", "bias", "activation", "linear", "score")
+    }
