@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check faults bench-demo bench-streaming bench-resonant bench-gpu benchmarks samples clean
+.PHONY: help setup demo test lint types check faults bench-demo bench-streaming bench-resonant bench-trigger bench-gpu benchmarks samples clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -64,10 +64,13 @@ bench-resonant: $(VENV)/.dev ## the figures of the resonant search -> benchmarks
 	$(BIN)/python benchmarks/resonant/blackboxes.py
 	$(BIN)/python benchmarks/resonant/collect.py
 
+bench-trigger: $(VENV)/.dev ## the figures of the trigger, from training to firmware -> benchmarks/results/trigger.json (15 minutes; needs verilator, yosys)
+	$(BIN)/python benchmarks/trigger/run.py
+
 bench-gpu: $(VENV)/.dev ## where torch sees a GPU: the scan of networks and the flow of CATHODE on it -> benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/speed/gpu.py
 
-benchmarks: bench-demo faults bench-streaming bench-resonant ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
+benchmarks: bench-demo faults bench-streaming bench-resonant bench-trigger ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
 	$(BIN)/python benchmarks/spread.py
 	$(BIN)/python benchmarks/speed/firmware.py
 
