@@ -28,7 +28,7 @@ class _Every:
 
 @click.group()
 def main() -> None:
-    """Event sets for resonant searches."""
+    """Event sets for resonant searches and the trigger."""
 
 
 @main.command("set")

@@ -39,7 +39,8 @@ class Card:
     """One process: Pythia commands, selection, and what it means.
 
     ``run`` is the run number its events carry: unique per card, so that no two samples share an event identity.
-    ``pileup`` is the mean number of inelastic collisions per crossing beside the hard one (level-1 cards only).
+    Level-1 cards only: ``pileup`` is the mean number of inelastic collisions per crossing beside the hard one; ``regions``
+    adds the calorimeter regions; cards with the same ``pool`` draw their pile-up from the same collisions ("": of its own).
     Dijet cards only: ``mass_window`` keeps only events with m_jj inside, GeV; ``early`` gives hopeless events up soon;
     ``drawn`` are numbers in the commands that the seed decides, name -> (low, high), as ``{name}``.
     """
@@ -55,12 +56,14 @@ class Card:
     substructure: Substructure = "standard"
     early: EarlyCut | None = None
     drawn: dict[str, tuple[float, float]] = field(default_factory=dict)
+    regions: bool = False
+    pool: str = ""
 
     @property
     def digest(self) -> str:
         """sha256 of what decides the events: not of the words about them, nor of what the card does not use."""
         what = {k: v for k, v in asdict(self).items() if k not in ("meaning", "reference")}
-        unused = {"substructure": "standard", "early": None, "drawn": {}}
+        unused = {"substructure": "standard", "early": None, "drawn": {}, "regions": False, "pool": ""}
         what = {k: v for k, v in what.items() if k not in unused or v != unused[k]}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

@@ -99,6 +99,31 @@ def spread(jobs: Sequence[Job], folder: Path, workers: int, client: Any) -> Iter
                 pool.shutdown(cancel_futures=True)
 
 
+def make_card_pools(name: str, seed: int, folder: str) -> None:
+    """Make the pile-up pools of a card unless they are there. Runs on a worker."""
+    from .towers import make_pools
+
+    make_pools(load_card(name), seed, Path(folder))
+
+
+def spread_pools(names: Sequence[str], seed: int, folder: Path, workers: int) -> None:
+    """Make the pile-up pools of all these cards, one process each: workers that need one at once would all make it."""
+    cards = [card for card in map(load_card, dict.fromkeys(names)) if card.kind == "l1"]
+    if not cards:
+        return
+    from .towers import pool_path
+
+    paths = {pool_path(card, seed, folder): card.name for card in cards}
+    missing = [name for path, name in paths.items() if not path.exists()]
+    if workers == 1 or len(missing) <= 1:
+        for name in missing:
+            make_card_pools(name, seed, str(folder))
+        return
+    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+        for future in [pool.submit(make_card_pools, name, seed, str(folder)) for name in missing]:
+            future.result()
+
+
 def read_chunks(folder: Path, card: Card, seed: int, chunks: Sequence[int]) -> dict[str, Any]:
     """The branches of chunks that are there, joined in order."""
     parts = [ak.from_parquet(chunk_path(folder, card, seed, i)) for i in chunks]

@@ -16,6 +16,7 @@ from .detector import ETA_CELLS, PHI_CELLS, _wrap
 from .dijets import identity, stream
 from .nano import collection
 from .particles import generator
+from .regions import REGIONS, find_regions
 from .towers import HARD_FRACTION, Collisions, generate, load_pools
 from .trigger import EGS, JETS, MIN_JET, MUONS, PT_STEP, find_eg, find_jets, find_muons, find_sums
 
@@ -50,11 +51,13 @@ def _add(
 
 def _objects(
     towers: NDArray[np.float64], true: NDArray[np.float64], jets: NDArray[np.float64], eg: NDArray[np.float64],
-    muons: NDArray[np.float64], sums: NDArray[np.float64],
+    muons: NDArray[np.float64], sums: NDArray[np.float64], regions: NDArray[np.uint16] | None,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Digitise the towers and find the objects of a crossing; returns the numbers of jets, e/gamma and muons."""
     towers = np.floor(towers / PT_STEP) * PT_STEP
     both = towers.sum(axis=2)
+    if regions is not None:
+        find_regions(both, regions)
     room = np.empty((ALL_JETS, 3))
     found = find_jets(both, room)
     sums[:] = find_sums(both, room[:found])
@@ -109,7 +112,8 @@ def _signals(card: Card, size: int, rng: np.random.Generator) -> Collisions | No
 def make_crossings(card: Card, seed: int, chunk: int, size: int, folder: Path) -> tuple[dict[str, Any], int]:
     """``size`` crossings of a chunk: (branches, number generated, which is the same: nothing is selected).
 
-    ``folder`` caches the pools of collisions. A function of (card, seed, chunk, size) alone.
+    ``folder`` caches the pools of collisions. A function of (card, seed, chunk, size) alone. The regions of a card that has
+    them are the branch L1CaloRegion_et, always 252 in the order of `regions.find_regions`, in steps of 0.5 GeV.
     """
     rng = stream(card, seed, chunk)
     pools = load_pools(card, seed, folder)
@@ -118,6 +122,7 @@ def make_crossings(card: Card, seed: int, chunk: int, size: int, folder: Path) -
     towers, true = np.empty((ETA_CELLS, PHI_CELLS, 2)), np.empty((ALL_MUONS, 4))
     jets, eg = np.zeros((size, JETS, 3)), np.zeros((size, EGS, 3))
     muons, sums = np.zeros((size, MUONS, 4)), np.zeros((size, 3))
+    regions = np.zeros((size, REGIONS), np.uint16) if card.regions else None
     count, pileup, weight = np.zeros((size, 3), np.int64), np.zeros(size, np.int32), np.ones(size)
     for i, stream_seed in enumerate(rng.integers(0, 2**31, size)):
         # Without a signal the soft pool stands in, so that the kernel has one signature; -1 leaves it out.
@@ -125,7 +130,8 @@ def make_crossings(card: Card, seed: int, chunk: int, size: int, folder: Path) -
         pileup[i], n, weight[i] = _crossing(
             stream_seed, card.pileup - hard, hard, pools.soft, pools.hard, *extra, towers, true
         )
-        count[i] = _objects(towers, true[:n], jets[i], eg[i], muons[i], sums[i])
+        row = None if regions is None else regions[i]
+        count[i] = _objects(towers, true[:n], jets[i], eg[i], muons[i], sums[i], row)
     columns = {
         **identity(card, chunk, size),
         "genWeight": weight.astype(np.float32),
@@ -136,6 +142,8 @@ def make_crossings(card: Card, seed: int, chunk: int, size: int, folder: Path) -
         "L1Mu": _collection(muons, count[:, 2]),
         "L1EtSum": _sums(sums),
     }
+    if regions is not None:
+        columns["L1CaloRegion"] = collection(np.full(size, REGIONS), et=regions.ravel())
     return columns, size
 
 

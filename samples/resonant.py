@@ -1,4 +1,4 @@
-"""Event sets for resonant searches: which parts they have, made chunk by chunk into the user's cache, with a manifest.
+"""Event sets for resonant searches and the trigger: which parts they have, made chunk by chunk into the user's cache, with a manifest.
 
 A part is a range of chunks of one card and one seed, so that no two parts of a set share an event, parts of a larger set
 begin with those of a smaller one, and what is made does not depend on who makes it or how often it was interrupted.
@@ -81,6 +81,31 @@ def _grid() -> list[Part]:
     return out
 
 
+#: Signals of the trigger's set: name -> card.
+TRIGGER_SIGNALS = {
+    "higgs_bb": "higgs_bb_regions",
+    "higgs_tautau": "higgs_tautau_regions",
+    "ttbar": "ttbar_regions",
+    "hh_4b": "hh_4b",
+    "w_tau_3mu": "w_tau_3mu",
+    "vbf_higgs_tautau": "vbf_higgs_tautau",
+    "higgs_gamgam": "higgs_gamgam",
+    "suep": "suep",
+}
+
+
+def _trigger(train: int, rates: int, other: int, signal: int) -> tuple[Part, ...]:
+    """Zero bias with calorimeter regions, and the signals: numbers of chunks."""
+    zero_bias = "zerobias_regions"
+    return (
+        Part("train", f"{zero_bias}_train", 0, train, "zero bias to learn from"),
+        Part("rates", zero_bias, 0, rates, "zero bias for thresholds and rates"),
+        Part("rates_pu30", f"{zero_bias}_pu30", 0, other, "zero bias with 30 collisions on average"),
+        Part("rates_pu60", f"{zero_bias}_pu60", 0, other, "zero bias with 60 collisions on average"),
+        *(Part(name, card, 0, signal, load_card(card).meaning) for name, card in TRIGGER_SIGNALS.items()),
+    )
+
+
 def _sets() -> dict[str, tuple[Part, ...]]:
     inclusive = "QCD at all m_jj: sidebands, spectrum, and a signal region of its own"
     three = "three-prong signal at all m_jj"
@@ -104,6 +129,7 @@ def _sets() -> dict[str, tuple[Part, ...]]:
         ),
         "shapes": (*_region(15, 15, 40, 30, "qcd_region_full"), *_signal(7, 14, 14, "wprime_qq_full")),
         "paws": tuple(_grid()),
+        "trigger": _trigger(100, 150, 30, 3),
     }  # fmt: skip
 
 
@@ -129,7 +155,8 @@ def parts_of(name: str) -> tuple[Part, ...]:
 
 def set_folder(name: str, seed: int) -> Path:
     """Where a set is kept: beside the chunks in the user's cache."""
-    return generate.cache_folder().parent / "resonant" / f"{ALIASES.get(name, name)}-{seed}"
+    kind = "trigger" if name == "trigger" else "resonant"
+    return generate.cache_folder().parent / kind / f"{ALIASES.get(name, name)}-{seed}"
 
 
 @dataclass(frozen=True)
@@ -272,6 +299,7 @@ def make_set(
     waiting = {(p.card, seed, i): p for p in missing for i in p.numbers}
     left = {p.name: p.chunks for p in missing}
     done = sum(p.events for p in made.values())
+    generate.spread_pools([p.card for p in missing], seed, chunks, workers if client is None else 1)
     for job, _ in generate.spread(list(waiting), chunks, workers, client):
         part = waiting.pop(job)
         left[part.name] -= 1
@@ -296,10 +324,30 @@ class Cost:
     seconds_per_event: float
 
 
-def estimate(name: str, trial: int = 600) -> list[Cost]:
-    """CPU time of a set, measured card by card with ``trial`` events each; families by their first point."""
-    from .dijets import make_dijets
+def _trial(name: str, size: int, first: int) -> float:
+    """CPU seconds of a trial of ``size`` events of a card, without its pools."""
+    card, cache = load_card(name), generate.cache_folder()
+    if card.kind == "l1":
+        from .level1 import make_crossings
+        from .towers import load_pools
 
+        cache.mkdir(parents=True, exist_ok=True)
+        load_pools(card, 1, cache)
+        started = time.process_time()
+        make_crossings(card, 1, first, size, cache)
+    else:
+        from .dijets import make_dijets
+
+        started = time.process_time()
+        make_dijets(card, 1, first, size)
+    return time.process_time() - started
+
+
+def estimate(name: str, trial: int = 600) -> list[Cost]:
+    """CPU time of a set, measured card by card with ``trial`` events each; families by their first point.
+
+    Pools of pile-up are made where they are missing, which takes minutes, and are not counted.
+    """
     events: dict[str, int] = {}
     for part in parts_of(name):
         stem = part.card.rstrip("0123456789_") if part.card.startswith("paws") else part.card
@@ -307,9 +355,6 @@ def estimate(name: str, trial: int = 600) -> list[Cost]:
     out = []
     for stem, count in events.items():
         first = next(p.card for p in parts_of(name) if p.card.startswith(stem))
-        card = load_card(first)
-        make_dijets(card, 1, TRIAL, 1)  # compiles
-        started = time.process_time()
-        make_dijets(card, 1, TRIAL + 1, trial)
-        out.append(Cost(stem, count, (time.process_time() - started) / trial))
+        _trial(first, 1, TRIAL)  # compiles
+        out.append(Cost(stem, count, _trial(first, trial, TRIAL + 1) / trial))
     return out

@@ -235,19 +235,30 @@ def pool_size(card: Card) -> tuple[int, int]:
     return (5000, 3000) if card.commands else (20_000, 12_000)
 
 
+def pool_path(card: Card, seed: int, folder: Path) -> Path:
+    """Where the pools of a (card, seed) are kept: one file for all cards of the same ``pool``."""
+    soft, hard = pool_size(card)
+    return folder / f"pool-{card.pool or card.digest[:12]}-{seed}-{soft}-{hard}.npz"
+
+
 def load_pools(card: Card, seed: int, folder: Path) -> Pools:
     """The pools of a (card, seed), made where they are not in ``folder`` yet.
 
-    No two cards share a pool, or the same hard collision would be in the training and in the test sample. Two
-    workers that start together both make it: the bytes are the same, and the rename is atomic.
+    Only cards that name the same ``pool`` share one, or the same hard collision would be in the training and in the test
+    sample. Two workers that start together both make it: the bytes are the same, and the rename is atomic.
     """
-    sizes = pool_size(card)
-    path = folder / f"pool-{card.digest[:12]}-{seed}-{sizes[0]}-{sizes[1]}.npz"
+    return _read(make_pools(card, seed, folder))
+
+
+def make_pools(card: Card, seed: int, folder: Path) -> Path:
+    """Make the pools of a (card, seed) unless they are there; returns their file."""
+    path = pool_path(card, seed, folder)
     if not path.exists():
-        root = np.random.SeedSequence([seed, zlib.crc32(card.digest.encode()), 0x9001])
-        first, second = (int(s) for s in root.generate_state(2))
-        _save(path, Pools(make_pool(SOFT, sizes[0], first, HARD_PT_HAT), make_pool(HARD, sizes[1], second)))
-    return _read(path)
+        soft, hard = pool_size(card)
+        key = zlib.crc32((card.pool or card.digest).encode())
+        first, second = (int(s) for s in np.random.SeedSequence([seed, key, 0x9001]).generate_state(2))
+        _save(path, Pools(make_pool(SOFT, soft, first, HARD_PT_HAT), make_pool(HARD, hard, second)))
+    return path
 
 
 @lru_cache(maxsize=1)
