@@ -57,7 +57,7 @@ class OverlapSection(Section):
 class EventsSection(Section):
     """Which numbers describe an event, and where they come from."""
 
-    features: str = Field("dijet", description="dijet, l1, or module:object for your own")
+    features: str = Field("dijet", description="dijet, l1, regions, or module:object for your own")
     datasets: dict[Name, Dataset] = Field(default_factory=dict)
     fileset: str | None = Field(
         None, description="a coffea fileset (YAML or JSON); its datasets have role data"

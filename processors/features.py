@@ -1,4 +1,4 @@
-"""Feature definitions: which branches are read and how they become numbers. The two built in, and a user's own."""
+"""Feature definitions: which branches are read and how they become numbers. Those built in, and a user's own."""
 
 from __future__ import annotations
 
@@ -299,7 +299,13 @@ class Level1:
         return np.ones(total, bool) if bx is None else offsets_and_content(bx)[1] == 0
 
 
-BUILT_IN: Mapping[str, Callable[[], Features]] = {"dijet": Dijet, "l1": Level1}
+def _regions() -> Features:
+    from .regions import Regions  # which needs this module
+
+    return Regions()
+
+
+BUILT_IN: Mapping[str, Callable[[], Features]] = {"dijet": Dijet, "l1": Level1, "regions": _regions}
 
 
 def load_features(name: str, folder: Path | None = None) -> Features:
