@@ -1,9 +1,11 @@
 """Clusters of separate processes: certificates, versions, workers that die and join, another or no package on workers."""
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from distributed import Client
 from distributed.security import Security
@@ -21,6 +23,9 @@ from elsewhere.workspace import file_digest
 
 from ..processors.conftest import dijet_columns
 from .cluster_processes import Processes, write_certificates
+
+# Workers cannot import this module: another distribution may have installed a package named tests.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def columns(out: Path) -> dict[str, str]:
@@ -179,7 +184,7 @@ def test_the_package_is_sent_to_workers_that_have_another(records, loop, tmp_pat
         started.worker()
         with Client(started.address, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=30)
-            assert client.submit(where_the_package_is).result() == str(old / "__init__.py")
+            assert set(client.run(where_the_package_is).values()) == {str(old / "__init__.py")}
         refused = pytest.raises(ConfigError, match=r"has elsewhere .*package: ship")
         with refused, cluster_client(section(started)):
             pass
