@@ -1,11 +1,9 @@
 """Clusters of separate processes: certificates, versions, workers that die and join, another or no package on workers."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import cloudpickle
 import pytest
 from distributed import Client
 from distributed.security import Security
@@ -23,9 +21,6 @@ from elsewhere.workspace import file_digest
 
 from ..processors.conftest import dijet_columns
 from .cluster_processes import Processes, write_certificates
-
-# Workers cannot import this module: another distribution may have installed a package named tests.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def columns(out: Path) -> dict[str, str]:
