@@ -104,10 +104,12 @@ def plan_network(network: Any, settings: FirmwareSettings) -> NetworkPlan:
         results[node.name] = layer.types["result"]
         plan.layers.append(layer)
     kinds = [layer.kind for layer in plan.layers]
-    if kinds.count("input") != 1 or kinds[-1] != "einsum":
+    last = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    one = kinds[-1] == "einsum" or (kinds[-1] in ("dense", "relu") and _width(module, last) == 1)
+    if kinds.count("input") != 1 or not one:
         raise ConfigError(
             f"the network ends in '{kinds[-1]}' and has {kinds.count('input')} inputs; firmware needs one input and a "
-            "score that is einsum('bi,bi->b', d, d)"
+            "score that is einsum('bi,bi->b', d, d), or a Linear of one output with or without a ReLU"
         )
     return plan
 
@@ -159,11 +161,11 @@ def _kind(module: Any, node: Any) -> str:
 
 
 def _plan_node(module: Any, node: Any, results: dict[str, Fixed], settings: FirmwareSettings) -> LayerPlan:
-    kind = _kind(module, node)
+    kind, last = _kind(module, node), any(user.op == "output" for user in node.users)
     if kind == "input":
         return LayerPlan(node.name, kind, {"result": settings.type("input")})
     if kind == "relu":
-        return LayerPlan(node.name, kind, {"result": settings.type("activation")})
+        return LayerPlan(node.name, kind, {"result": settings.type("score" if last else "activation")})
     if kind == "subtract":
         return LayerPlan(node.name, kind, {"result": settings.type("difference")})
     if kind == "einsum":
@@ -176,8 +178,8 @@ def _plan_node(module: Any, node: Any, results: dict[str, Fixed], settings: Firm
     types = _round_parameters(linear, node.name, settings)
     accum = _dense_accumulator(linear, results[str(node.args[0])], types)
     types["accum"] = _chosen(accum, settings)
-    rectified = all(_kind(module, user) == "relu" for user in node.users)
-    types["result"] = types["accum"] if rectified else settings.type("linear")
+    rectified = not last and all(_kind(module, user) == "relu" for user in node.users)
+    types["result"] = types["accum"] if rectified else settings.type("score" if last else "linear")
     return LayerPlan(node.name, kind, types)
 
 
@@ -204,10 +206,9 @@ def _round_parameters(linear: Any, name: str, settings: FirmwareSettings) -> dic
 
     types = {}
     for key in ("weight", "bias"):
+        if getattr(linear, key) is None:  # hls4ml would write a bias of another kind of type
+            linear.bias = torch.nn.Parameter(torch.zeros(linear.out_features))
         parameter = getattr(linear, key)
-        if parameter is None:
-            types[key] = settings.type(key)
-            continue
         values = parameter.detach().numpy().astype(np.float64)
         if not np.isfinite(values).all():
             raise InputError(f"layer '{name}': {key} is not finite; train the network again")
