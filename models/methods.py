@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ..errors import ConfigError
 from .folds import CrossFit, Guarded
 from .nested import NestedFit
+from .networks.cicada import StudentTypes
 from .networks.quantised import Types
 from .papers import PAPERS
 from .references.cathode import Cathode
@@ -30,6 +31,7 @@ from .represented import Represented
 from .scores.anode import Anode
 from .scores.autoencoder import Autoencoder
 from .scores.axol1tl import Axol1tl
+from .scores.cicada import Cicada
 from .scores.flow_density import FlowDensity
 from .scores.latent import LaCathode
 from .scores.mixture_density import MixtureDensity
@@ -51,6 +53,7 @@ SCORES = (
     NetworkEnsemble,
     Autoencoder,
     Axol1tl,
+    Cicada,
     FlowDensity,
     MixtureDensity,
     Anode,
@@ -134,7 +137,7 @@ def _inner_built(cls: type[Any], settings: Mapping[str, Any], factor: str) -> di
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND, Types):
+for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND, Types, StudentTypes):
     _cls.__pydantic_config__ = _STRICT  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -22,6 +22,7 @@ from elsewhere.models.represented import Represented
 from elsewhere.models.scores.anode import Anode
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.scores.axol1tl import Axol1tl
+from elsewhere.models.scores.cicada import Cicada
 from elsewhere.models.scores.flow_density import FlowDensity
 from elsewhere.models.scores.latent import LaCathode
 from elsewhere.models.scores.mixture_density import MixtureDensity
@@ -86,6 +87,22 @@ SUBJECTS: dict[str, Any] = {
     "Autoencoder": autoencoder,
     "Axol1tl": lambda seed: Axol1tl(
         hidden=(32,), latent=4, decoder=(16,), beta=0.7, epochs=15, batch=128, seed=seed, learning_rate=5e-3
+    ),
+    "Cicada": lambda seed: Cicada(
+        shape=(2, 2),
+        filters=(8, 8),
+        latent=8,
+        rounds=2,
+        teacher_epochs=6,
+        student_epochs=8,
+        teacher_batch=128,
+        hidden=32,
+        student_batch=128,
+        outliers=4.0,
+        deposits=(2.0, 4.0),
+        quantised=False,
+        learning_rate=1e-2,
+        seed=seed,
     ),
     "Anode": lambda seed: Anode(seed=seed, **FLOW),
     "RAnode": lambda seed: RAnode(
