@@ -115,17 +115,18 @@ def _runs(columns: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     }
 
 
-def write_nano(path: Path, columns: Mapping[str, Any], basket: int = 50_000) -> None:
+def write_nano(path: Path, columns: Mapping[str, Any], basket: int = 50_000, level: int = 22) -> None:
     """Write Events, Runs and LuminosityBlocks in one rename.
 
     ``columns``: run, luminosityBlock, event, genWeight (n,), any flat branch, and collections (awkward records),
-    which become nNAME and NAME_field. zstd at its highest level (the offsets of jagged branches then cost a quarter), ``basket`` events per basket.
+    which become nNAME and NAME_field. zstd at its highest ``level`` (the offsets of jagged branches then cost a quarter),
+    ``basket`` events per basket.
     """
     columns = {k: _truncated(k, v) for k, v in complete(columns).items()}
     both = np.stack([np.asarray(columns["run"]), np.asarray(columns["luminosityBlock"])], axis=1)
     lumis = np.unique(both, axis=0).astype(np.uint32)
     n = len(both)
-    with atomic(path) as temporary, uproot.recreate(temporary, compression=uproot.ZSTD(22)) as file:
+    with atomic(path) as temporary, uproot.recreate(temporary, compression=uproot.ZSTD(level)) as file:
         first = {name: values[:basket] for name, values in columns.items()}
         file.mktree("Events", {k: _branch_type(v) for k, v in first.items()}, counter_name=lambda c: f"n{c}")
         for start in range(0, n, basket):

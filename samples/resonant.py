@@ -234,7 +234,8 @@ def _assemble(part: Part, seed: int, folder: Path, cache: Path) -> Made:
     for number, start in enumerate(range(0, part.chunks, FILE_CHUNKS)):
         columns = generate.read_chunks(cache, card, seed, part.numbers[start : start + FILE_CHUNKS])
         path = folder / f"{part.name}_{number:03d}.root"
-        write_nano(path, columns)
+        # Regions are most of such a file, and the highest level takes longer than making them.
+        write_nano(path, columns, level=5 if "L1CaloRegion" in columns else 22)
         files.append((path.name, file_digest(path)))
         digests.append(content_digest(columns))
     records = [
