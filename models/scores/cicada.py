@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
@@ -28,6 +29,8 @@ from ..networks.dense import load_weights, one_thread
 from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings
 from ..training_loop import Alone, Trainer, finish
 from .weak_trees import check_scored, check_training
+
+log = logging.getLogger(__name__)
 
 #: Part of the events that the best epochs are chosen by: 10 of 60 in the published split.
 _VALIDATION = 1 / 6
@@ -112,7 +115,8 @@ class Cicada:
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
         """Learn from ``reference``; ``data`` is not looked at.
 
-        Raises `FeatureError` where the columns are no image of ``shape``, `ConfigError` where Ray is asked for.
+        Both networks are trained in this process, whatever ``trainer`` asks for: the result is the same. Raises `FeatureError`
+        where the columns are no image of ``shape``.
         """
         check_training(reference, "reference")
         d = self.shape[0] * self.shape[1]
@@ -123,7 +127,7 @@ class Cicada:
             )
         plan = self.trainer or TrainPlan()
         if plan.backend == "ray":
-            raise ConfigError("Cicada trains two networks in turns in one process; set run.training: plain")
+            log.info("Cicada trains two networks in turns in this process, not on workers of Ray")
         reference = reference.take(
             np.argsort(identity_hash(reference.identity, self.seed), kind="stable")[: self.events]
         )
