@@ -25,7 +25,19 @@ from .reading import Tree
 from .remote import attempt, open_root
 
 #: Collections whose branches are one list per event.
-COLLECTIONS = ("FatJet", "Jet", "Muon", "Electron", "Photon", "Tau", "L1EG", "L1Mu", "L1Jet", "L1EtSum", "L1CaloRegion")
+COLLECTIONS = (
+    "FatJet",
+    "Jet",
+    "Muon",
+    "Electron",
+    "Photon",
+    "Tau",
+    "L1EG",
+    "L1Mu",
+    "L1Jet",
+    "L1EtSum",
+    "L1CaloRegion",
+)
 #: Files of other machines that are checked at the same time.
 ASK_AT_ONCE = 16
 NUMBERS = (
