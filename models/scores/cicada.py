@@ -49,14 +49,15 @@ class Cicada:
 
     Topologies, target, losses and the loop are those of the public code: ``rounds`` times ``teacher_epochs`` of the teacher on
     ``reference``, its best epoch so far taken, the targets made anew, ``student_epochs`` of the student by mean absolute
-    error, Adam throughout. Published lengths: 100 rounds of 1 and 10 epochs, ``events`` None (all); the
-    defaults take some ten minutes on one core. ``version`` 1: a dense layer with folded batch
-    normalisation, dropout 1/8, a last layer without bias; 2: four convolutions 2 x 2 of stride 2 and dropout 1/9 before it.
-    With ``quantised`` the student is trained in the ``types`` of its firmware, and the score is that firmware's bit for bit.
+    error, Adam throughout. Published lengths: 100 rounds of 1 and 10 epochs, ``events`` None (all); the defaults take some ten
+    minutes on one core. ``version`` 1: a dense layer with folded batch normalisation, ``dropout`` 1/8, a last layer without
+    bias; 2: four convolutions 2 x 2 of stride 2 and 8/9 of that dropout before it. With ``quantised`` the student is trained
+    in the ``types`` of its firmware, and the score is that firmware's bit for bit.
 
-    Of its own: events that the student is exposed to (``outliers``, as a part of ``reference``) are made from ``reference``,
-    see `exposed` (``deposits``: range in hardware steps), where the published training has simulated ones; the teacher counts events by weight and the student each
-    alike; batch normalisation begins at 8 and not at 1; its means are those of all training events after the last epoch.
+    Of its own: events that the student is exposed to (``outliers``, as a part of ``reference``) are made from ``reference``, see
+    `exposed` (``deposits``: range in hardware steps), where the published training has simulated ones; the teacher counts
+    events by weight and the student each alike; batch normalisation begins at 8 and not at 1; its means are those of all
+    training events after the last epoch.
     Columns are whole hardware steps in the order of ``shape``, phi-major, and are not scaled.
     """
 
@@ -75,6 +76,7 @@ class Cicada:
     teacher_batch: int = 512
     student_batch: int = 1024
     learning_rate: float = 1e-3
+    dropout: float = 1 / 8
     outliers: float = 0.2
     deposits: tuple[float, float] = (20.0, 1000.0)
     quantised: bool = True
@@ -100,6 +102,10 @@ class Cicada:
             raise ConfigError(
                 f"found shape {self.shape}, rounds {self.rounds}, hidden {self.hidden}, latent {self.latent}; expected even "
                 "numbers of regions and at least 1 of the others"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"dropout: found {self.dropout}, expected a part of the units from 0 to below 1"
             )
         if not (0 <= self.outliers <= 10 and 0 < self.deposits[0] < self.deposits[1]):
             raise ConfigError(
@@ -192,10 +198,10 @@ class Cicada:
         return {k: getattr(self, k) for k in names}
 
     def _student_config(self, level: float) -> dict[str, Any]:
-        first = 1 / 9 if self.version == 2 else 0.0
+        first = self.dropout * 8 / 9 if self.version == 2 else 0.0
         return {
             "shape": self.shape, "kernels": 4 if self.version == 2 else 0, "hidden": self.hidden, "seed": self.seed,
-            "dropout": (first, 1 / 8), "types": asdict(self.types) if self.quantised else None, "level": level,
+            "dropout": (first, self.dropout), "types": asdict(self.types) if self.quantised else None, "level": level,
         }  # fmt: skip
 
     def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
