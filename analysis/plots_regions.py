@@ -1,4 +1,4 @@
-"""Figures of scores on calorimeter images: what the oddest crossings look like, and a student against its teacher."""
+"""Figures of scores on calorimeter images: what odd crossings look like, and a student against its teacher."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegionMaps:
-    """Mean transverse energy by region, GeV, (phi, eta): of all crossings by weight, and of the ``top`` oddest, each alike."""
+    """Mean transverse energy by region, GeV, (phi, eta): of all crossings, and of the ``passing`` above ``threshold``."""
 
     usual: NDArray[np.float64]
     odd: NDArray[np.float64]
     crossings: int
-    top: int
+    passing: int
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,31 @@ class StudentScores:
 
 
 def region_maps(
-    x: NDArray[np.float32], score: NDArray[np.float64], weight: NDArray[np.float64], top: int = 100, step: float = 0.5,
+    x: NDArray[np.float32], score: NDArray[np.float64], weight: NDArray[np.float64], threshold: float, step: float = 0.5,
     shape: tuple[int, int] = (18, 14),
 ) -> RegionMaps:  # fmt: skip
-    """Mean maps of images x (n, phi * eta) in hardware steps of ``step`` GeV; raises `InputError` for fewer than ``top``."""
-    if not 1 <= top <= len(x):
-        raise InputError(f"the {top} oddest of {len(x)} crossings were asked for")
-    odd = np.argsort(-score, kind="stable")[:top]
-    usual = np.asarray(weight, np.float64) @ x * (step / weight.sum())
-    oddest = x[odd].mean(axis=0, dtype=np.float64) * step
-    return RegionMaps(usual.reshape(shape), np.asarray(oddest, np.float64).reshape(shape), len(x), top)
+    """Mean maps, by weight, of images x (n, phi * eta) in hardware steps of ``step`` GeV; passing is score > threshold.
+
+    Raises `InputError` where no weight passes.
+    """
+    kept = np.flatnonzero(score > threshold)
+    if len(kept) == 0 or weight[kept].sum() <= 0:
+        raise InputError(f"no crossing of {len(x)} has a score above {threshold:g}")
+    maps = [
+        (w @ x[rows] * (step / w.sum())).reshape(shape)
+        for rows, w in ((slice(None), weight), (kept, weight[kept]))
+    ]
+    return RegionMaps(maps[0], maps[1], len(x), len(kept), threshold)
 
 
 @styled
 def plot_region_maps(maps: RegionMaps, *, label: str = LABEL, right: str = "") -> Figure:
-    """The mean image of all crossings beside that of the oddest; colours begin at 0, each panel has its own scale."""
+    """The mean image of all crossings beside that of the odd ones; colours begin at 0, each panel has its own scale."""
     figure = new_figure(8.6, 5.0)
     panels = figure.subplots(1, 2, sharey=True)
     for ax, image, title in (
         (panels[0], maps.usual, f"all {maps.crossings:,} crossings"),
-        (panels[1], maps.odd, f"the {maps.top:,} oddest"),
+        (panels[1], maps.odd, f"{maps.passing:,} with a score above {maps.threshold:.4g}"),
     ):
         phi, eta = image.shape
         drawn = ax.pcolormesh(
@@ -66,12 +72,11 @@ def plot_region_maps(maps: RegionMaps, *, label: str = LABEL, right: str = "") -
             cmap="viridis",
             rasterized=True,
         )
-        ax.set(xlabel="region in eta", title=title)
+        ax.set_xlabel("region in eta")
+        ax.set_title(title, pad=22)  # above the label
         ax.minorticks_off()
         figure.colorbar(drawn, ax=ax, label="mean ET [GeV]")
     panels[0].set_ylabel("region in phi")
-    for ax in panels:
-        ax.title.set_y(1.06)
     put_label(panels[0], label)
     if right:
         put_label(panels[1], "", right)

@@ -13,23 +13,24 @@ RNG = np.random.default_rng(4)
 X = RNG.integers(0, 20, (300, 252)).astype(np.float32)
 
 
-def test_the_map_of_the_oddest_is_theirs():
+def test_the_map_of_the_odd_is_theirs_by_weight():
     score, weight = RNG.normal(size=300), RNG.uniform(0, 2, 300)
-    maps = region_maps(X, score, weight, top=7)
-    picked = X[np.argsort(-score)[:7]].mean(axis=0).reshape(18, 14) / 2
-    np.testing.assert_allclose(maps.odd, picked)
+    maps = region_maps(X, score, weight, threshold=1.5)
+    odd = score > 1.5
+    assert maps.passing == odd.sum() > 5
+    np.testing.assert_allclose(maps.odd, np.average(X[odd], axis=0, weights=weight[odd]).reshape(18, 14) / 2)
     assert maps.usual[3, 5] == pytest.approx(np.average(X[:, 3 * 14 + 5], weights=weight) / 2)
-    with pytest.raises(InputError, match="301 oddest of 300"):
-        region_maps(X, score, weight, top=301)
+    with pytest.raises(InputError, match="no crossing of 300 has a score above 9"):
+        region_maps(X, score, weight, threshold=9.0)
 
 
 def test_figures_show_the_numbers_and_leave_the_settings_alone():
     before = dict(mpl.rcParams)
-    maps = region_maps(X, X.sum(axis=1).astype(float), np.ones(300), top=10)
+    maps = region_maps(X, np.arange(300.0), np.ones(300), threshold=289.0)
     figure = plot_region_maps(maps, right="50 collisions")
     meshes = [ax.collections[0] for ax in figure.axes[:2]]
     np.testing.assert_allclose(np.asarray(meshes[1].get_array()).ravel(), maps.odd.ravel())
-    assert [ax.get_title() for ax in figure.axes[:2]] == ["all 300 crossings", "the 10 oddest"]
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["all 300 crossings", "10 with a score above 289"]
     teacher = RNG.uniform(50, 200, 300)
     figure = plot_student(
         {"zero bias": StudentScores(teacher, teacher + RNG.normal(size=300), 0.99)}, most=100
