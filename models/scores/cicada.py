@@ -56,8 +56,8 @@ class Cicada:
 
     Of its own: events that the student is exposed to (``outliers``, as a part of ``reference``) are made from ``reference``, see
     `exposed` (``deposits``: range in hardware steps), where the published training has simulated ones; the teacher counts
-    events by weight and the student each alike; batch normalisation begins at 8 and not at 1; its means are those of all
-    training events after the last epoch.
+    events by weight and the student each alike; the student's best epoch is one of the last round; batch normalisation begins
+    at 8 and not at 1, and its means are those of all training events after the last epoch.
     Columns are whole hardware steps in the order of ``shape``, phi-major, and are not scaled.
     """
 
@@ -184,6 +184,7 @@ class Cicada:
                 student = Trainer(task, self._settings(self.student_epochs, self.student_batch), Alone())
             student.train["y"] = torch.from_numpy(wanted["train"]).to(chosen())
             student.held["y"] = torch.from_numpy(wanted["held"]).to(chosen())
+            student.done.kept = []  # epochs that learnt from other targets are no candidates
             _advance(student, self.student_epochs)
             if plan.progress is not None:
                 plan.progress(done + 1, student.done.train_loss[-1], student.done.validation_loss[-1])
