@@ -63,7 +63,7 @@ class Cicada:
 
     paper: ClassVar[str] = "2310.06047"
 
-    version: Literal[1, 2] = 1
+    version: Literal[1, 2] = 2
     hidden: int = 16
     filters: tuple[int, int] = (20, 30)
     latent: int = 80

@@ -40,7 +40,7 @@ def images(n, seed, hot=0):
 
 def small(**more):
     settings = {
-        "shape": SHAPE, "hidden": 12, "filters": (4, 6), "latent": 4, "rounds": 2, "student_epochs": 8, "teacher_batch": 32,
+        "version": 1, "shape": SHAPE, "hidden": 12, "filters": (4, 6), "latent": 4, "rounds": 2, "student_epochs": 8, "teacher_batch": 32,
         "student_batch": 64, "learning_rate": 8e-3, "outliers": 0.5,
     }  # fmt: skip
     return Cicada(**(settings | more))

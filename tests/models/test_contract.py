@@ -89,6 +89,7 @@ SUBJECTS: dict[str, Any] = {
         hidden=(32,), latent=4, decoder=(16,), beta=0.7, epochs=15, batch=128, seed=seed, learning_rate=5e-3
     ),
     "Cicada": lambda seed: Cicada(
+        version=1,
         shape=(2, 2),
         filters=(8, 8),
         latent=8,
