@@ -268,6 +268,10 @@ class SearchConfig(Section):
         roles = {d.role for d in self.events.datasets.values()}
         if "data" not in roles and self.events.fileset is None:
             raise ValueError("no dataset has role: data")
+        if self.rates is not None and (self.reference or self.representation.method != "Identity"):
+            raise ValueError(
+                "rates looks at the columns themselves: give neither reference nor representation"
+            )
         if self.rates is not None and "reference" not in roles:
             raise ValueError("rates needs a dataset with role: reference to learn from")
         if self.studies is not None and self.hunt is None:

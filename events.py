@@ -183,3 +183,8 @@ def identity_hash(identity: NDArray[np.void], seed: int = 0) -> NDArray[np.uint6
 def fold_of(identity: NDArray[np.void], folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each event, 0 .. folds-1, shape (n,): a function of its identity and the seed alone."""
     return (identity_hash(identity, seed) % np.uint64(folds)).astype(np.int64)
+
+
+def in_identity_order(events: Events, seed: int = 0, n: int | None = None) -> Events:
+    """The events, or the first ``n`` of them, in an order that their identities and the seed decide, not that of the rows."""
+    return events.take(np.argsort(identity_hash(events.identity, seed), kind="stable")[:n])

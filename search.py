@@ -175,17 +175,15 @@ def outcome(search: Search, stage: str) -> list[str]:
 
 def citations_of(search: Search) -> str:
     """BibTeX of the methods and tools this search really uses."""
-    from .models.methods import citations, method
+    from .models.methods import citations, papers_of
 
     config = search.config
-    sections = [config.representation, config.reference, config.score]
-    names = [s.method for s in sections if s is not None]
-    if config.score is not None and "inner" in config.score.settings:
-        names.append(config.score.settings["inner"]["method"])
-    used = [method(name) for name in names]
+    sections = {
+        "representation": config.representation, "reference": config.reference, "score": config.score,
+    }  # fmt: skip
+    used = [p for f, s in sections.items() if s is not None for p in papers_of(s.method, s.settings, f)]
     extra = ["1902.02634", "1007.1727"] if config.hunt is not None else ["2103.05579"]
-    papers = [m.paper for m in used if m.paper] + extra
-    return citations(list(dict.fromkeys(papers)))
+    return citations([*used, *extra])
 
 
 def method_rows() -> list[tuple[str, str, str, str]]:

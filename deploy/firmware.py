@@ -7,14 +7,10 @@ with everything the numbers depend on. It is written beside its final place and 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
-import os
-import platform
-import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +22,10 @@ from ..errors import ConfigError, ElsewhereError, FeatureError, InputError
 from ..events import FeatureSet
 from ..fixed import Fixed
 from ..models.base import Exportable
-from ..workspace import file_digest, read_json, write_json
-from .emulator import RECORD, InputScale, content_digest
+from ..workspace import read_json, write_json
+from .emulator import RECORD, InputScale
 from .fixedpoint import BitReport, compare_inputs, extreme_inputs
+from .folder import FirmwareRecord, integer_thresholds, replacing
 from .library import compile_library, open_library, write_wrapper
 from .precision import FirmwareSettings, NetworkPlan, plan_network
 from .project import read_project
@@ -81,7 +78,7 @@ def export(
     if rtl is not None:
         rtl.require_tools()
     plan = plan_network(score.network(), settings)
-    with _replacing(folder) as draft:
+    with replacing(folder) as draft:
         hls = draft / "hls"
         _convert(plan, width, hls, draft / "hls4ml.log", settings)
         write_wrapper(hls, width, _TOP)
@@ -89,17 +86,14 @@ def export(
         bits = _vectors(draft, library, scale, raw=vectors, extremes=extremes, settings=settings)
         made = add_rtl(draft, library, scale, rtl) if rtl is not None else None
         _write_readme(draft, features, plan, readme_part(made) if made is not None else "")
-        _write_record(
-            draft,
-            library.name,
-            features=features,
-            scale=scale,
-            thresholds=thresholds or {},
-            plan=plan,
-            settings=settings,
-            bits=bits,
-            rtl=made,
+        about: dict[str, Any] = {
+            "settings": asdict(settings),
+            "layers": [{"name": p.name, "kind": p.kind, "precision": p.precision()} for p in plan.layers],
+        } | ({} if made is None else made.to_json())
+        what = FirmwareRecord(
+            features, scale, settings.type("score"), bits, ("hls4ml", "torch", "numpy"), about
         )
+        what.write(draft, library.name, thresholds or {})
     log.info("firmware in %s: %d events compared, %d mismatches", folder, bits.events, bits.mismatches)
     return FirmwareExport(folder, seconds, bits, made)
 
@@ -107,30 +101,8 @@ def export(
 def write_thresholds(folder: Path, thresholds: Mapping[str, float]) -> None:
     """Record working points (name to score) in ``firmware.json``; the score itself is not touched."""
     record = read_json(folder / RECORD)
-    record["thresholds"] = _thresholds(thresholds, Fixed.parse(record["score_type"]))
+    record["thresholds"] = integer_thresholds(thresholds, Fixed.parse(record["score_type"]))
     write_json(folder / RECORD, record)
-
-
-def _thresholds(values: Mapping[str, float], kind: Fixed) -> dict[str, dict[str, float | int]]:
-    """Each threshold as a score and as the integer the hardware compares with (the next one up)."""
-    return {k: {"score": v, "integer": int(np.ceil(np.ldexp(v, kind.fraction)))} for k, v in values.items()}
-
-
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A draft folder beside ``folder`` that takes its place on success and disappears on any failure."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stamp = f"{os.getpid()}.{secrets.token_hex(4)}"
-    draft, old = (folder.with_name(f"{folder.name}.{kind}.{stamp}") for kind in ("tmp", "old"))
-    draft.mkdir()
-    try:
-        yield draft
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _convert(plan: NetworkPlan, width: int, hls: Path, logfile: Path, settings: FirmwareSettings) -> None:
@@ -208,40 +180,6 @@ def _vectors(
     np.savetxt(bench / "tb_input_features.dat", exact, fmt="%.17g")
     np.savetxt(bench / "tb_output_predictions.dat", scores[:1000, None], fmt="%.17g")
     return bits
-
-
-def _write_record(
-    draft: Path,
-    library: str,
-    *,
-    features: FeatureSet,
-    scale: InputScale,
-    thresholds: Mapping[str, float],
-    plan: NetworkPlan,
-    settings: FirmwareSettings,
-    bits: BitReport,
-    rtl: RtlResult | None,
-) -> None:
-    files = {
-        str(p.relative_to(draft)): file_digest(p)
-        for p in sorted(draft.rglob("*"))
-        if p.is_file() and p.name != RECORD
-    }
-    record: dict[str, Any] = {
-        "features": features.to_json(),
-        "scale": {"offset": scale.offset, "factor": scale.factor, "shift": scale.shift},
-        "score_type": settings.score,
-        "thresholds": _thresholds(thresholds, settings.type("score")),
-        "settings": asdict(settings),
-        "layers": [{"name": p.name, "kind": p.kind, "precision": p.precision()} for p in plan.layers],
-        "verified": {"events": bits.events, "mismatches": bits.mismatches, "values": bits.values},
-        "versions": {name: importlib.metadata.version(name) for name in ("hls4ml", "torch", "numpy")}
-        | {"python": platform.python_version(), "machine": platform.machine()},
-        "library": library,
-        "files": files,
-    } | ({} if rtl is None else rtl.to_json())
-    record["digest"] = content_digest(record)
-    write_json(draft / RECORD, record)
 
 
 def _write_readme(draft: Path, features: FeatureSet, plan: NetworkPlan, rtl: str) -> None:

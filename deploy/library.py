@@ -174,12 +174,7 @@ class Library:
 
     def trace(self, inputs: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """The outputs of every layer, each (n, size), keyed by the array's name in the C++."""
-        inputs = self._checked(inputs)
-        out = np.empty(len(inputs))
-        rows = np.empty((len(inputs), sum(layer.size for layer in self.layers)))
-        self.handle.firmware_trace(
-            _pointer(inputs), _pointer(rows), _pointer(out), ctypes.c_long(len(inputs))
-        )
+        rows, _ = self._traced(inputs)
         outputs, start = {}, 0
         for layer in self.layers:
             outputs[layer.array] = rows[:, start : start + layer.size]
@@ -188,13 +183,16 @@ class Library:
 
     def trace_score(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores (n,) of scaled inputs as `trace` computes them: for trees by conifer's own arithmetic."""
+        return self._traced(inputs)[1]
+
+    def _traced(self, inputs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """All layers' outputs side by side (n, sizes) and the scores (n,)."""
         inputs = self._checked(inputs)
-        out = np.empty(len(inputs))
-        rows = np.empty((len(inputs), sum(layer.size for layer in self.layers)))
+        rows, out = np.empty((len(inputs), sum(layer.size for layer in self.layers))), np.empty(len(inputs))
         self.handle.firmware_trace(
             _pointer(inputs), _pointer(rows), _pointer(out), ctypes.c_long(len(inputs))
         )
-        return out
+        return rows, out
 
     def _checked(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         inputs = np.ascontiguousarray(inputs, dtype=np.float64)

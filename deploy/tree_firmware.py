@@ -7,9 +7,7 @@ in the stream, thresholds and checksums are the same.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
-import platform
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -24,10 +22,10 @@ from ..events import FeatureSet
 from ..fixed import Fixed
 from ..models.base import TreeExportable
 from ..trees import IntegerTrees
-from ..workspace import file_digest, write_json
-from .emulator import RECORD, InputScale, content_digest
-from .firmware import FirmwareExport, _replacing, _thresholds
+from .emulator import RECORD, InputScale
+from .firmware import FirmwareExport
 from .fixedpoint import BitReport, Difference, extreme_inputs
+from .folder import FirmwareRecord, replacing
 from .library import compile_library, open_library
 from .precision import FirmwareSettings
 
@@ -118,7 +116,7 @@ def export_trees(
         raise FeatureError(
             f"feature set '{features.name}' has {len(features)} columns, the trees {trees.columns}, the vectors {vectors.shape}"
         )
-    with _replacing(folder) as draft:
+    with replacing(folder) as draft:
         hls = draft / "hls"
         _write_project(trees, hls, settings, draft / "conifer.log")
         library, seconds = compile_library(hls, draft)
@@ -136,7 +134,16 @@ def export_trees(
         np.save(place / "inputs.npy", codes)
         np.save(place / "scores.npy", trees.evaluate(codes))
         _write_readme(draft, features, trees)
-        _write_record(draft, library.name, features, scale, trees, thresholds or {}, settings, bits)
+        about = {
+            "settings": {"part": settings.part, "clock_ns": settings.clock_ns},
+            "layers": [
+                {"name": "input", "kind": "input", "precision": {"result": str(trees.input)}},
+                {"name": "trees", "kind": "sum of leaves", "precision": {"result": str(trees.output)}},
+            ],
+            "trees": {"number": len(trees.roots), "depth": trees.depth, "nodes": len(trees.feature)},
+        }
+        what = FirmwareRecord(features, scale, trees.output, bits, ("conifer", "lightgbm", "numpy"), about)
+        what.write(draft, library.name, thresholds or {})
     return FirmwareExport(folder, seconds, bits)
 
 
@@ -189,32 +196,6 @@ def _write_project(trees: IntegerTrees, hls: Path, settings: FirmwareSettings, l
     types = Path(hls4ml.__file__).parent / "templates" / "vivado" / "ap_types"
     shutil.copytree(types, hls / "firmware" / "ap_types")
     (hls / "emulator.cpp").write_text(_wrapper(trees))
-
-
-def _write_record(
-    draft: Path, library: str, features: FeatureSet, scale: InputScale, trees: IntegerTrees,
-    thresholds: Mapping[str, float], settings: FirmwareSettings, bits: BitReport,
-) -> None:  # fmt: skip
-    files = {str(p.relative_to(draft)): file_digest(p) for p in sorted(draft.rglob("*")) if p.is_file()}
-    record: dict[str, Any] = {
-        "features": features.to_json(),
-        "scale": {"offset": scale.offset, "factor": scale.factor, "shift": scale.shift},
-        "score_type": str(trees.output),
-        "thresholds": _thresholds(thresholds, trees.output),
-        "settings": {"part": settings.part, "clock_ns": settings.clock_ns},
-        "layers": [
-            {"name": "input", "kind": "input", "precision": {"result": str(trees.input)}},
-            {"name": "trees", "kind": "sum of leaves", "precision": {"result": str(trees.output)}},
-        ],
-        "trees": {"number": len(trees.roots), "depth": trees.depth, "nodes": len(trees.feature)},
-        "verified": {"events": bits.events, "mismatches": bits.mismatches, "values": bits.values},
-        "versions": {name: importlib.metadata.version(name) for name in ("conifer", "lightgbm", "numpy")}
-        | {"python": platform.python_version(), "machine": platform.machine()},
-        "library": library,
-        "files": files,
-    }
-    record["digest"] = content_digest(record)
-    write_json(draft / RECORD, record)
 
 
 def _write_readme(draft: Path, features: FeatureSet, trees: IntegerTrees) -> None:

@@ -105,9 +105,11 @@ def build(name: str, settings: Mapping[str, Any], factor: str) -> Any:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
             raise ConfigError(f"{factor}.{key}: unknown setting of {name}{hint}")
-    settings, checker = _inner_built(cls, settings, factor), TypeAdapter(cls, config=None)
+    checker, given = TypeAdapter(cls, config=None), dict(settings)
+    if cls in AROUND:
+        given["inner"] = build(*_inner(cls, settings, factor), factor)
     try:
-        made = checker.validate_python(settings)
+        made = checker.validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([factor, *(str(p) for p in first["loc"])])
@@ -123,17 +125,21 @@ def build(name: str, settings: Mapping[str, Any], factor: str) -> Any:
     return made
 
 
-def _inner_built(cls: type[Any], settings: Mapping[str, Any], factor: str) -> dict[str, Any]:
-    """The settings with a score described under ``inner`` made first."""
-    if cls not in AROUND:
-        return dict(settings)
+def _inner(cls: type[Any], settings: Mapping[str, Any], factor: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the score that one of `AROUND` is around."""
     inner = settings.get("inner")
     if not isinstance(inner, Mapping) or not isinstance(inner.get("method"), str):
         raise ConfigError(
             f"{factor}.inner: found {inner!r}, expected the score that {cls.__name__} is around: {{method: Autoencoder}}"
         )
-    rest = {k: v for k, v in inner.items() if k != "method"}
-    return {**settings, "inner": build(inner["method"], rest, factor)}
+    return inner["method"], {k: v for k, v in inner.items() if k != "method"}
+
+
+def papers_of(name: str, settings: Mapping[str, Any], factor: str) -> list[str]:
+    """arXiv ids of a method and of the one it is around."""
+    cls = method(name, factor)
+    inside = papers_of(*_inner(cls, settings, factor), factor) if cls in AROUND else []
+    return [paper for paper in (cls.paper, *inside) if paper]
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)

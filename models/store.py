@@ -36,13 +36,9 @@ def _describe(method: Any) -> dict[str, Any]:
     settings = {}
     for key in settings_of(cls):
         value = getattr(method, key)
-        settings[key] = (
-            {"method": _describe(value)} if isinstance(value, Storable | Representation) else value
-        )
-        if is_dataclass(value) and not isinstance(
-            value, type | Storable | Representation
-        ):  # settings of their own
-            settings[key] = asdict(value)
+        if is_dataclass(value) and not isinstance(value, type):  # a method, or a group of settings
+            value = {"method": _describe(value)} if hasattr(value, "fit") else asdict(value)
+        settings[key] = value
     ours = KNOWN.get(cls.__name__) is cls
     return {"class": cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}", "settings": settings}
 

@@ -168,3 +168,10 @@ class TrainPlan:
     ray_address: str = "local"
     folder: Path | None = None
     progress: Progress | None = None
+
+    def settings(self, how: Any, shards: int) -> TrainSettings:
+        """What a method's fields say (epochs, batch, learning_rate, seed), trained here; the last epoch is kept."""
+        return TrainSettings(
+            how.epochs, how.batch, how.learning_rate, how.seed, shards, backend=self.backend, workers=self.workers,
+            ray_address=self.ray_address,
+        )  # fmt: skip

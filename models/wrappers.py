@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
-from ..events import Events, identity_hash
+from ..events import Events, in_identity_order
 from .base import Score
 from .nesting import restore_under, state_under
 
@@ -72,7 +72,7 @@ class Standardized:
     def fit(self, reference: Events, data: Events) -> Self:
         """Weighted mean and deviation of the reference, then the inner fit; a constant column is an error."""
         # Summed in the order of identity: floating-point sums depend on the order of the rows.
-        ordered = reference.take(np.argsort(identity_hash(reference.identity), kind="stable"))
+        ordered = in_identity_order(reference)
         self.mean_ = np.average(ordered.x.astype(np.float64), axis=0, weights=ordered.weight)
         variance = np.average((ordered.x - self.mean_) ** 2, axis=0, weights=ordered.weight)
         self.std_ = np.sqrt(variance)

@@ -16,6 +16,12 @@ def test_every_shipped_configuration_is_valid(path):
     assert config.name
 
 
+@pytest.mark.parametrize("change", ["reference={method: Outside}", "representation={method: AnomClr}"])
+def test_a_rate_study_takes_no_factor_that_it_would_not_use(change):
+    with pytest.raises(ConfigError, match="rates looks at the columns themselves: give neither"):
+        load_config(ROOT / "templates" / "trigger.yaml", [change])
+
+
 def test_windows_are_the_asked_ones():
     windows = load_config(
         DIJET, ["hunt.windows.first=3300.0", "hunt.windows.last=3700.0"]

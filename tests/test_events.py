@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 from elsewhere.errors import FeatureError
-from elsewhere.events import IDENTITY, Column, Events, FeatureSet, Window, fold_of, identity_hash
+from elsewhere.events import (
+    IDENTITY,
+    Column,
+    Events,
+    FeatureSet,
+    Window,
+    fold_of,
+    identity_hash,
+    in_identity_order,
+)
 
 FEATURES = FeatureSet(
     "toy", (Column("a", "GeV", "first"), Column("b", "", "second")), Column("m", "GeV", "mass")
@@ -19,6 +28,22 @@ def identity(n, **keys):
 def events(n=10):
     x = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
     return Events(x, np.arange(n, dtype=float), np.ones(n), identity(n), FEATURES)
+
+
+def test_identity_order_is_not_that_of_the_rows_and_changes_with_the_seed():
+    some = identity(50)
+    events = Events(
+        np.zeros((50, 1), np.float32),
+        np.zeros(50),
+        np.ones(50),
+        some,
+        FeatureSet("f", (Column("x", "", ""),)),
+    )
+    mixed = events.take(np.random.default_rng(1).permutation(50))
+    ordered = in_identity_order(events, 3)
+    np.testing.assert_array_equal(in_identity_order(mixed, 3).identity, ordered.identity)
+    np.testing.assert_array_equal(in_identity_order(mixed, 3, 7).identity, ordered.identity[:7])
+    assert not np.array_equal(in_identity_order(mixed, 4).identity, ordered.identity)
 
 
 def test_folds_ignore_order_and_file_but_not_the_seed():

@@ -2,8 +2,9 @@
 
     python benchmarks/resonant/collect.py
 
-Of the methods trained on a GPU too, only what no processor has measured is taken. Every figure keeps the name that its own benchmark gave it, and ``sources`` says which file it is from, ``measured_on`` on which
-processor; a figure that nothing has measured yet is listed under ``not_measured``. Nothing is trained here.
+Every figure keeps the name that its own benchmark gave it, and ``sources`` says which file it is from, ``measured_on`` on which
+processor; a figure that nothing has measured yet is listed under ``not_measured``. Of the methods trained on a GPU too, only what
+no processor has measured is taken. Nothing is trained here.
 """
 
 import sys

@@ -89,7 +89,9 @@ REFERENCES: dict[str, Callable[[Problem], Any]] = {
     "cwola": lambda p: Sidebands(width=WIDTH),  # noqa: ARG005
     "salad": lambda p: Salad(simulation=p.simulation, width=400.0, seed=p.seed),
     "cathode": lambda p: Cathode(seed=p.seed, **FLOW),
-    "curtains": lambda p: Curtains(seed=p.seed, epochs=10),  # published are 100: an hour of a core
+    "curtains": lambda p: Curtains(
+        seed=p.seed, epochs=10
+    ),  # published are 100, which 25 minutes of a core were not enough for
     "curtainsf4f": lambda p: CurtainsFlow(seed=p.seed, epochs=20, **MOVED),
     "feta": lambda p: Feta(simulation=p.simulation, seed=p.seed, epochs=6, **MOVED),
 }

@@ -4,10 +4,11 @@
 
 Four searches of templates/trigger.yaml on the samples that ship, each with another score: AXOL1TL's encoder trained in the types of
 its firmware, with Verilog, proof and cost; the same trained in plain numbers; the default autoencoder; a boosted-tree student of that
-autoencoder. About 15 minutes of two cores, less where stages are there already; needs verilator and yosys. Results go to
+autoencoder. About 15 minutes of two cores, from the columns to the end every time; needs verilator and yosys. Results go to
 results/trigger.json; without a prefix they are those of the quantised encoder.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def loss(plain: dict[str, Any], firmware: dict[str, Any], khz: float) -> float:
 
 def main() -> None:
     """Run, print, publish."""
+    shutil.rmtree(FOLDER, ignore_errors=True)  # stages know their settings, not the code that made them
     found = {name: run(name) for name in SEARCHES}
     record = found[MAIN]["record"]
     figures: dict[str, Any] = {

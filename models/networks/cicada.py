@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ...fixed import Fixed
-from .quantised import rounded
+from .quantised import FixedTypes, rounded
 
 #: Factor of the logarithm in a target, and the type that a target is clipped and rounded to: ufixed<16,8>.
 SCALE = 32.0
@@ -26,7 +25,7 @@ ROWS = 4096
 
 
 @dataclass(frozen=True)
-class StudentTypes:
+class StudentTypes(FixedTypes):
     """Types of the student's numbers: of version 1.1.2 of CICADA, and for the convolution of 2.1.2."""
 
     input: str = "ufixed<10,10,RND_CONV,SAT>"
@@ -38,13 +37,7 @@ class StudentTypes:
     score: str = "ufixed<16,8,RND_CONV,SAT>"
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            try:
-                kind = self.of(name)
-            except ConfigError as error:
-                raise ConfigError(f"types.{name}: {error}") from None
-            if kind.overflow != "SAT" or kind.quantisation not in ("TRN", "RND_CONV"):
-                raise ConfigError(f"types.{name}: {kind} cannot be trained for; use RND_CONV or TRN, and SAT")
+        super().__post_init__()
         last = self.of("last")
         for name in ("kernel", "weight", "bias"):
             kind = self.of(name)
@@ -52,10 +45,6 @@ class StudentTypes:
                 raise ConfigError(
                     f"types.{name}: {kind} is not inside types.last, {last}, which firmware has for all"
                 )
-
-    def of(self, name: str) -> Fixed:
-        """The parsed type of a field."""
-        return Fixed.parse(getattr(self, name))
 
 
 def target(error: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,8 +6,8 @@ clipped. Bit widths are settings here; HGQ (2405.00645) learns one for every wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -43,13 +43,38 @@ def rounded(value: Any, kind: Fixed) -> Any:
 
     Raises `ConfigError` for a type that wraps, or rounds in another way than TRN or RND_CONV: no gradient belongs to those.
     """
-    if kind.overflow != "SAT" or kind.quantisation not in ("TRN", "RND_CONV"):
-        raise ConfigError(f"{kind} cannot be trained for; use RND_CONV or TRN, and SAT")
+    require_trainable(kind)
     return _function().apply(value, kind)
 
 
+def require_trainable(kind: Fixed) -> None:
+    """Raise `ConfigError` for a type that no gradient belongs to."""
+    if kind.overflow != "SAT" or kind.quantisation not in ("TRN", "RND_CONV"):
+        raise ConfigError(f"{kind} cannot be trained for; use RND_CONV or TRN, and SAT")
+
+
+#: A training asks for the same few types in every step.
+_parsed = cache(Fixed.parse)
+
+
 @dataclass(frozen=True)
-class Types:
+class FixedTypes:
+    """Fields that name fixed-point types, in the grammar of `Fixed`, which a network is trained in."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            try:
+                require_trainable(self.of(one.name))
+            except ConfigError as error:
+                raise ConfigError(f"types.{one.name}: {error}") from None
+
+    def of(self, name: str) -> Fixed:
+        """The parsed type of a field."""
+        return _parsed(getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Types(FixedTypes):
     """Types of a network's numbers, in the grammar of `Fixed`: inputs, weights, biases, after a ReLU, of a last layer, the score.
 
     Defaults: AXOL1TL v3 and v4 (2411.19506), where weights and biases saturate because they are trained to fit, and the score
@@ -62,19 +87,6 @@ class Types:
     activation: str = "ufixed<10,6,RND_CONV,SAT>"
     linear: str = "fixed<10,7,RND_CONV,SAT>"
     score: str = "ufixed<18,14,RND_CONV,SAT>"
-
-    def __post_init__(self) -> None:
-        for name in ("input", "weight", "bias", "activation", "linear", "score"):
-            try:
-                kind = self.of(name)
-            except ConfigError as error:
-                raise ConfigError(f"types.{name}: {error}") from None
-            if kind.overflow != "SAT" or kind.quantisation not in ("TRN", "RND_CONV"):
-                raise ConfigError(f"types.{name}: {kind} cannot be trained for; use RND_CONV or TRN, and SAT")
-
-    def of(self, name: str) -> Fixed:
-        """The parsed type of a field."""
-        return Fixed.parse(getattr(self, name))
 
     def check(self, widths: Sequence[int]) -> None:
         """Raise `ConfigError` where a layer's sum could be too long for float32, in which it is trained and scored."""
@@ -107,10 +119,3 @@ def quantised_layers(x: Any, layers: Sequence[tuple[Any, Any]], types: Types | N
         if types is not None:
             x = rounded(x, types.of("linear" if last else "activation"))
     return x
-
-
-def firmware_types(types: Types) -> Mapping[str, str]:
-    """The types by the names that firmware settings have."""
-    return {
-        name: getattr(types, name) for name in ("input", "weight", "bias", "activation", "linear", "score")
-    }

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, FeatureError, InputError
-from ...events import Column, Events, FeatureSet, identity_hash
+from ...events import Column, Events, FeatureSet, in_identity_order
 from ..augmentations.events import Mode, anomalous, physical
 from ..augmentations.objects import Objects
 from ..networks.contrastive import anomclr, anomclr_plus, clr, nt_xent
@@ -18,7 +18,7 @@ from ..networks.dense import BATCH, load_weights, one_thread
 from ..networks.object_table import SEEN, object_columns, object_table, seen
 from ..networks.transformer import build_set_encoder
 from ..scores.weak_trees import check_scored, check_training
-from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
+from ..training import Sample, Task, TrainingRecord, TrainPlan, train
 
 Loss = Literal["nt_xent", "clr", "anomclr", "anomclr_plus"]
 LOSSES: Mapping[str, Any] = {"nt_xent": nt_xent, "clr": clr, "anomclr": anomclr, "anomclr_plus": anomclr_plus}
@@ -60,7 +60,7 @@ class AnomClr:
     code's defaults and want a GPU; the optimiser is Adam with the last, smaller batch kept. AnomCLR+ holds nothing apart: look at
     `networks.contrastive.uniformity` of what it gives.
 
-    Trained on ``reference`` alone, in the order of the events' identity; weights of events count in the mean over a batch only.
+    Trained on ``reference`` alone, in the order of the events' identity. Weights of events are not used: a batch has one loss.
     """
 
     paper: ClassVar[str] = "2301.04660"
@@ -99,14 +99,11 @@ class AnomClr:
         """Learn from ``reference``; ``data`` is not looked at. Raises `FeatureError` where the columns are no objects."""
         check_training(reference, "reference")
         columns, _ = object_columns(reference.features)
-        reference = reference.take(np.argsort(identity_hash(reference.identity, self.seed), kind="stable"))
+        reference = in_identity_order(reference, self.seed)
         self.features_, self._network = reference.features, None
         plan = self.trainer or TrainPlan()
-        settings = TrainSettings(
-            self.epochs, self.batch, self.learning_rate, self.seed, shards=1, backend=plan.backend,
-            workers=plan.workers, ray_address=plan.ray_address,
-        )  # fmt: skip
-        sample = Sample(object_table(reference.x, columns), weight=reference.weight)
+        settings = plan.settings(self, 1)
+        sample = Sample(object_table(reference.x, columns))
         task = Task(build_contrastive, self._config(), contrastive_loss, sample, draws=True)
         result = train(task, settings, plan.folder, plan.progress)
         self.weights_, self.record_ = result.state, result.record

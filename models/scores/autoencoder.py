@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FeatureError, InputError
-from ...events import Events, FeatureSet, identity_hash
+from ...events import Events, FeatureSet, in_identity_order
 from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, load_weights, scaled_columns
-from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
+from ..training import Sample, Task, TrainingRecord, TrainPlan, train
 from .weak_trees import check_scored, check_training
 
 #: Fractional bits that an offset keeps after scaling (2411.19506 subtracts it in ap_fixed<18,13>).
@@ -117,20 +117,11 @@ class Autoencoder:
         loss diverges.
         """
         check_training(reference, "reference")
-        reference = reference.take(np.argsort(identity_hash(reference.identity, self.seed), kind="stable"))
+        reference = in_identity_order(reference, self.seed)
         self.columns_ = len(reference.features)
         self.offset_, self.shift_ = input_scale(reference, self.low, self.high)
         plan = self.trainer or TrainPlan()
-        settings = TrainSettings(
-            self.epochs,
-            self.batch,
-            self.learning_rate,
-            self.seed,
-            self.shards,
-            backend=plan.backend,
-            workers=plan.workers,
-            ray_address=plan.ray_address,
-        )
+        settings = plan.settings(self, self.shards)
         sample = Sample(self.scale(reference.x), weight=reference.weight)
         result = train(
             Task(build_dense, self._config(), reconstruction, sample), settings, plan.folder, plan.progress

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, FeatureError, InputError
-from ...events import Events, identity_hash
+from ...events import Events, in_identity_order
 from ..networks.dense import BATCH, initialise, one_thread, scaled_columns
-from ..networks.quantised import Types, firmware_types, quantised_layers
-from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
+from ..networks.quantised import Types, quantised_layers
+from ..training import Sample, Task, TrainingRecord, TrainPlan, train
 from .autoencoder import input_scale
 from .weak_trees import check_scored, check_training
 
@@ -120,14 +120,11 @@ class Axol1tl:
         check_training(reference, "reference")
         if self.quantised:
             self.types.check([len(reference.features), *self.hidden, self.latent])
-        reference = reference.take(np.argsort(identity_hash(reference.identity, self.seed), kind="stable"))
+        reference = in_identity_order(reference, self.seed)
         self.columns_ = len(reference.features)
         self.offset_, self.shift_ = input_scale(reference, self.low, self.high)
         plan = self.trainer or TrainPlan()
-        settings = TrainSettings(
-            self.epochs, self.batch, self.learning_rate, self.seed, self.shards, backend=plan.backend,
-            workers=plan.workers, ray_address=plan.ray_address,
-        )  # fmt: skip
+        settings = plan.settings(self, self.shards)
         sample = Sample(self.scale(reference.x), weight=reference.weight)
         result = train(
             Task(build_vae, self._config(), vae_loss, sample, draws=True),
@@ -224,7 +221,7 @@ class Axol1tl:
 
     def firmware_types(self) -> Mapping[str, str]:
         """The types that the firmware must have to give this score; none if it was trained in plain numbers."""
-        return firmware_types(self.types) if self.quantised else {}
+        return asdict(self.types) if self.quantised else {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker says nothing of where it was trained."""

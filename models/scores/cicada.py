@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, FeatureError, InputError
-from ...events import Events, identity_hash
+from ...events import Events, in_identity_order
 from ..augmentations.regions import exposed
 from ..device import chosen
 from ..networks.cicada import (
@@ -134,9 +134,7 @@ class Cicada:
         plan = self.trainer or TrainPlan()
         if plan.backend == "ray":
             log.info("Cicada trains two networks in turns in this process, not on workers of Ray")
-        reference = reference.take(
-            np.argsort(identity_hash(reference.identity, self.seed), kind="stable")[: self.events]
-        )
+        reference = in_identity_order(reference, self.seed, self.events)
         self.columns_, self.offset_, self.shift_ = d, np.zeros(d), np.zeros(d, dtype=np.int64)
         with one_thread():
             self._distil(self.scale(reference.x), reference.weight, plan)

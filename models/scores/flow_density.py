@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...events import Events, identity_hash
+from ...events import Events, in_identity_order
 from ..densities import check_density, check_known, fit_flow, flow_settings
 from ..networks.flows import ConditionalFlow, Kind
 from ..training_task import Schedule
@@ -85,4 +85,4 @@ class FlowDensity:
 
 def first(events: Events, seed: int, n: int = 20_000) -> Events:
     """The ``n`` events (or all) whose hash comes first: a sample that does not depend on the order of the rows."""
-    return events.take(np.argsort(identity_hash(events.identity, seed), kind="stable")[:n])
+    return in_identity_order(events, seed, n)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, InputError
-from ...events import Events, identity_hash
+from ...events import Events, in_identity_order
 from ..nesting import Stateful, restore_under, state_under
 from .mixture_density import MixtureDensity
 from .weak_trees import check_scored, check_training
@@ -64,7 +64,7 @@ class Quak:
         for k, prior in enumerate(self.priors):
             check_training(prior, f"signal prior {k}")
             reference.features.require_same(prior.features, "the reference", f"signal prior {k}")
-        ordered = reference.take(np.argsort(identity_hash(reference.identity, self.seed), kind="stable"))
+        ordered = in_identity_order(reference, self.seed)
         self.mean_ = np.average(ordered.x.astype(np.float64), axis=0, weights=ordered.weight)
         spread = np.sqrt(np.average((ordered.x - self.mean_) ** 2, axis=0, weights=ordered.weight))
         self.width_ = np.where(np.ptp(ordered.x, axis=0) > 0, spread, 1.0)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, InputError
-from ...events import Events, identity_hash
+from ...events import Events, in_identity_order
 from ...fixed import Fixed, Ints
 from ...trees import IntegerTrees
 from ..base import Score
@@ -25,7 +25,7 @@ def integer_trees(booster: Any, columns: int, source: Fixed, leaf: Fixed) -> Int
     """A LightGBM regression on integers as trees of integers.
 
     Thresholds lie between two integers and are rounded down, which changes no decision; leaves are rounded to ``leaf``.
-    The sum's type has as many more bits as the number of trees asks for.
+    The sum's type has as many more bits as the number of trees asks for. Raises `InputError` for a leaf beyond its type.
     """
     rows: list[tuple[int, int, int, int, float]] = []
 
@@ -38,8 +38,13 @@ def integer_trees(booster: Any, columns: int, source: Fixed, leaf: Fixed) -> Int
             rows[here] = (int(node["split_feature"]), threshold, left, right, 0.0)
         return here
 
+    bounds = leaf.low * leaf.step, leaf.high * leaf.step
     roots = [walk(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
     feature, threshold, left, right, value = zip(*rows, strict=True)
+    if min(value) < bounds[0] or max(value) > bounds[1]:
+        raise InputError(
+            f"leaves from {min(value):g} to {max(value):g} do not fit into {leaf}; widen leaf, or learn the logarithm"
+        )
     more = int(np.ceil(np.log2(max(len(roots), 2))))
     return IntegerTrees(
         columns, source, Fixed(leaf.width + more, leaf.integer + more), np.array(feature, np.int32),
@@ -54,7 +59,7 @@ class TreeStudent:
 
     ``inner`` is fitted first; then least-squares trees learn ln(its score) (``target`` "plain": the score itself) of the
     reference from inputs scaled and rounded as in level-1 hardware: (x - offset) * 2^-shift, see `input_scale`, in the
-    fixed-point type ``input``. Leaves are rounded to ``leaf``, which clips. So the score, a sum of leaves, is what the
+    fixed-point type ``input``. Leaves are rounded to ``leaf``. So the score, a sum of leaves, is what the
     firmware computes, bit by bit. A crossing counts alike whatever its weight: a threshold lies in the tail, where samples
     with weights have many crossings of little weight.
     """
@@ -94,7 +99,7 @@ class TreeStudent:
         """Fit the teacher, then its student on ``reference``; raises `InputError` where ln(score) does not exist."""
         check_training(reference, "reference")
         self.inner = self.inner.fit(reference, data)
-        events = reference.take(np.argsort(identity_hash(reference.identity, self.seed), kind="stable"))
+        events = in_identity_order(reference, self.seed)
         wanted = self.inner.score(events)
         if self.target == "log":
             if not (wanted > 0).all():

@@ -288,7 +288,8 @@ def test_a_failed_export_leaves_the_old_folder(folder, tmp_path, monkeypatch):
     path = tmp_path / "firmware"
     shutil.copytree(folder, path)
     monkeypatch.setattr(
-        "elsewhere.deploy.firmware._write_record", lambda *a, **k: (_ for _ in ()).throw(InputError("stop"))
+        "elsewhere.deploy.folder.FirmwareRecord.write",
+        lambda *a, **k: (_ for _ in ()).throw(InputError("stop")),
     )
     with pytest.raises(InputError, match="stop"):
         export(Trained(2), FEATURES, SCALE, path, raw_events(10), extremes=10)

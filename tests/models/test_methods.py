@@ -14,6 +14,7 @@ from elsewhere.models.methods import (
     build,
     citations,
     method,
+    papers_of,
     settings_of,
 )
 from elsewhere.models.scores.weak_trees import WeakTrees
@@ -59,6 +60,14 @@ def test_settings_arrive():
 def test_errors_name_the_path_the_value_and_the_nearest(name, settings, message):
     with pytest.raises(ConfigError, match=message):
         build(name, settings, "score")
+
+
+def test_the_paper_of_an_inner_score_is_cited_too():
+    assert papers_of("Autoencoder", {"latent": 3}, "score") == ["2108.03986"]
+    twice = {"inner": {"method": "TreeStudent", "inner": {"method": "Autoencoder"}}}
+    assert papers_of("TreeStudent", twice, "score") == ["2002.02534", "2002.02534", "2108.03986"]
+    with pytest.raises(ConfigError, match=r"score\.inner: found None"):
+        papers_of("TreeStudent", {}, "score")
 
 
 def test_a_method_is_found_without_its_factor():

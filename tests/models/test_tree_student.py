@@ -74,6 +74,13 @@ def test_a_teacher_without_logarithm_is_refused(toy):
         TreeStudent(Flat(**TEACHER)).fit(toy(4000, 1), toy(10, 2))
 
 
+def test_leaves_beyond_their_type_are_refused(toy):
+    """Clipping them would give a score that looks like one."""
+    narrow = TreeStudent(Autoencoder(**TEACHER), target="plain", leaf="fixed<8,0,RND_CONV,SAT>")
+    with pytest.raises(InputError, match=r"leaves from .* do not fit into fixed<8,0,.*>; widen leaf"):
+        narrow.fit(toy(4000, 1), toy(10, 2))
+
+
 def test_before_the_fit_there_are_no_trees(toy):
     with pytest.raises(InputError, match="has not been fitted"):
         TreeStudent(Autoencoder()).score(toy(10, 1))
