@@ -67,6 +67,10 @@ class EventsSection(Section):
         None, description="brilcalc's CSV by luminosity section: integrates what was really processed"
     )
     overlap: OverlapSection | None = None
+    bits: list[Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]] = Field(
+        default_factory=list,
+        description="stored trigger decisions to carry along, for example L1_AXO_Nominal",
+    )
     chunk: Positive | None = Field(
         None, description="entries per work unit; the driver chooses where it is left out"
     )
@@ -274,6 +278,10 @@ class SearchConfig(Section):
             )
         if self.rates is not None and "reference" not in roles:
             raise ValueError("rates needs a dataset with role: reference to learn from")
+        asked = self.rates.menu.items() if self.rates is not None else ()
+        for name, seed in asked:
+            if seed.branch is not None and seed.branch not in self.events.bits:
+                raise ValueError(f"rates.menu.{name}: {seed.branch} is not carried; name it in events.bits")
         if self.studies is not None and self.hunt is None:
             raise ValueError("studies needs a hunt: they look at its best window")
         if self.studies is not None and self.studies.injections and "signal" not in roles:

@@ -8,22 +8,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .analysis.counting import clopper_pearson, effective
 from .analysis.menu import MenuRates, menu_rates
+from .analysis.rates import efficiency_at
 from .analysis.report import ReportTable, plain
 from .errors import ConfigError
 from .sections import SCORE, SeedSection
 from .workspace import Table
 
+#: All seeds of the menu together, in the table of efficiencies.
+ALL = "all"
+
 
 def passing(table: Table, name: str, seed: SeedSection) -> NDArray[np.bool_]:
     """Which crossings (n,) pass a seed. Raises `ConfigError` where the columns do not hold what it asks for."""
     x, names = table.events.x, table.events.features.names
+    if seed.branch is not None:
+        if seed.branch not in table.extras:
+            raise ConfigError(f"rates.menu.{name}: the columns have no {seed.branch}; name it in events.bits")
+        return np.asarray(table.extras[seed.branch] > 0)
+    least = 0.0 if seed.pt is None else seed.pt  # every seed but a Bit has one
     if seed.object == "HT":
         if "HT" not in table.extras:
             raise ConfigError(
                 f"rates.menu.{name}: the columns of features '{table.events.features.name}' have no HT"
             )
-        return np.asarray(table.extras["HT"] >= seed.pt)
+        return np.asarray(table.extras["HT"] >= least)
     if seed.object == "MET":
         slots = ["MET"] if "MET_pt" in names else []
     else:
@@ -35,7 +45,7 @@ def passing(table: Table, name: str, seed: SeedSection) -> NDArray[np.bool_]:
         )
     found = np.zeros(len(table), np.int64)
     for slot in slots:
-        passes = x[:, names.index(f"{slot}_pt")] >= seed.pt
+        passes = x[:, names.index(f"{slot}_pt")] >= least
         if seed.eta is not None:
             passes &= np.abs(x[:, names.index(f"{slot}_eta")]) <= seed.eta
         found += passes
@@ -48,8 +58,12 @@ def menu_study(
     points: Sequence[Mapping[str, Any]],
     scorer: str,
     bunches: int,
+    signals: Mapping[str, Table] | None = None,
 ) -> dict[str, Any]:
-    """The menu alone, and with the score as its last seed at each working point that has a threshold."""
+    """The menu alone, and with the score as its last seed at each working point that has a threshold.
+
+    With ``signals`` also the part of each that every seed keeps.
+    """
     passes = {name: passing(data, name, seed) for name, seed in menu.items()}
     prescales, weight = {name: seed.prescale for name, seed in menu.items()}, data.events.weight
     alone = menu_rates(passes, weight, bunches, prescales)
@@ -62,7 +76,24 @@ def menu_study(
                 "target_khz": point["target_khz"], "threshold": point["threshold"], "score": plain(found.seeds[-1]),
                 "overall": plain(found.overall), "overlap": dict(zip(passes, found.overlap[-1].tolist(), strict=False)),
             })  # fmt: skip
-    return {"scorer": scorer, "menu": plain(alone), "points": rows}
+    study: dict[str, Any] = {"scorer": scorer, "menu": plain(alone), "points": rows}
+    if signals:
+        study["efficiency"] = {n: _efficiencies(t, menu) for n, t in signals.items()}
+    return study
+
+
+def _efficiencies(signal: Table, menu: Mapping[str, SeedSection]) -> dict[str, tuple[float, float, float]]:
+    """Efficiency and its 68 % interval of every seed, and of all of them together, for one signal; prescales count."""
+    out, lost = {}, np.ones(len(signal))
+    for name, seed in menu.items():
+        kept = passing(signal, name, seed)
+        value, low, high = efficiency_at(kept.astype(float), signal.events.weight, 0.5)
+        out[name] = (value / seed.prescale, low / seed.prescale, high / seed.prescale)
+        lost = lost * (1 - kept / seed.prescale)
+    weight = signal.events.weight
+    value, n = float(((1 - lost) * weight).sum() / weight.sum()), effective(weight)[1]
+    out[ALL] = (value, *clopper_pearson(min(max(value, 0.0), 1.0) * n, n))
+    return out
 
 
 def shown(rate: Mapping[str, Any]) -> str:
@@ -71,7 +102,7 @@ def shown(rate: Mapping[str, Any]) -> str:
 
 
 def tables(found: Mapping[str, Any]) -> list[ReportTable]:
-    """The report's two tables of a menu."""
+    """The report's tables of a menu: its seeds, the score beside them, and what each keeps of the signals."""
     seeds: list[tuple[Any, ...]] = [
         (
             s["name"],
@@ -93,7 +124,7 @@ def tables(found: Mapping[str, Any]) -> list[ReportTable]:
         )
         for p in found["points"]
     ]
-    return [
+    made = [
         ReportTable(
             ("seed", "prescale", "total [kHz]", "pure [kHz]", "unique [kHz]", "crossings"), seeds,
             "The menu without the score. Pure: taken by no other seed; unique: by none above it.",
@@ -103,6 +134,18 @@ def tables(found: Mapping[str, Any]) -> list[ReportTable]:
             f"The {found['scorer']} score as one more seed: pure is what no seed of the menu takes.",
         ),
     ]  # fmt: skip
+    if "efficiency" in found:
+        signals = found["efficiency"]
+        kept = [
+            (name, *(percent(one[name]) for one in signals.values())) for name in next(iter(signals.values()))
+        ]
+        made.append(ReportTable(("seed", *signals), kept, "What each seed keeps of the signals [%]."))
+    return made
+
+
+def percent(one: Sequence[float]) -> str:
+    """An efficiency with its interval, in per cent."""
+    return f"{100 * one[0]:.3g} [{100 * one[1]:.3g}, {100 * one[2]:.3g}]"
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:

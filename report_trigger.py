@@ -25,6 +25,7 @@ from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
 from .deploy.rtl_export import hardware_rows
 from .menus import sentences, tables
 from .models.store import record_of
+from .report_conditions import conditions_part
 from .resonance import join
 from .stages import Search
 from .trigger import FIRMWARE, FLOAT, MODEL, names_with, outcome
@@ -185,7 +186,7 @@ def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch
     if "firmware_against_float" in found:
         facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))
     parts = [
-        _rates_part(found, label), _menu_part(found), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
+        _rates_part(found, label), _menu_part(found), conditions_part(found["conditions"], label), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
         _training_part(search, label), *shared,
     ]  # fmt: skip
     return ReportSearch(

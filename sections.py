@@ -20,18 +20,72 @@ class Section(BaseModel):
 
 
 class SeedSection(Section):
-    """A condition of the trigger menu: so many objects of a kind above a threshold, or a sum."""
+    """A condition of the trigger menu: so many objects of a kind above a threshold, a sum, or a stored decision."""
 
-    object: Literal["EG", "Mu", "Jet", "HT", "MET"]
-    pt: AboveZero = Field(description="GeV; an object or sum passes from this value on")
+    object: Literal["EG", "Mu", "Jet", "HT", "MET", "Bit"]
+    pt: AboveZero | None = Field(None, description="GeV; an object or sum passes from this value on")
     count: Positive = Field(1, description="how many objects must pass; 1 for HT and MET")
     eta: AboveZero | None = Field(None, description="largest |eta| of an object that counts")
+    branch: str | None = Field(None, description="of a Bit: one of events.bits")
     prescale: Annotated[float, Field(ge=1)] = 1.0
 
     @model_validator(mode="after")
-    def _sums_are_one(self) -> SeedSection:
+    def _fits_its_object(self) -> SeedSection:
+        if self.object == "Bit":
+            if self.branch is None or self.pt is not None or self.eta is not None or self.count > 1:
+                raise ValueError("a seed on a Bit takes branch, and no pt, count or eta")
+        elif self.branch is not None or self.pt is None:
+            raise ValueError(f"a seed on {self.object} takes pt, and no branch")
         if self.object in ("HT", "MET") and (self.count > 1 or self.eta is not None):
             raise ValueError(f"a seed on {self.object} takes no count and no eta")
+        return self
+
+
+class PileupSection(Section):
+    """Mean pile-up values at which rates are stated, by reweighting simulated zero bias."""
+
+    means: Annotated[list[AboveZero], Field(min_length=1)] = Field(description="collisions per crossing")
+    spread: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="standard deviation of the mean between bunches and in time"
+    )
+    inelastic_mb: AboveZero = Field(80.0, description="cross-section that turns a mean into a luminosity")
+
+
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class FaultSection(Section):
+    """A detector that misbehaves: an energy scale, a dead or a hot area of the level-1 objects or calorimeter regions."""
+
+    kind: Literal["scale", "dead", "hot"]
+    factor: AboveZero = Field(1.0, description="of a scale: what transverse energies are multiplied by")
+    objects: Annotated[list[Literal["EG", "Mu", "Jet"]], Field(min_length=1)] = Field(
+        default_factory=lambda: ["EG", "Jet"], description="concerned; missing energy follows the jets"
+    )
+    eta: Range = Field(default_factory=lambda: [-5.2, 5.2], description="of the area")
+    phi: Range = Field(
+        default_factory=lambda: [-3.2, 3.2], description="of the area, rad; [a, b] with a > b goes around"
+    )
+    regions: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=list, description="of features regions: [phi, eta] numbers"
+    )
+    et: AboveZero = Field(50.0, description="GeV that a hot area adds")
+    occupancy: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="part of the crossings in which a hot area fires"
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> FaultSection:
+        given, own = self.model_fields_set, {"scale": {"factor"}, "dead": set(), "hot": {"et", "occupancy"}}
+        if self.kind == "scale" and ("factor" not in given or given & {"eta", "phi"}):
+            raise ValueError("a scale takes factor, and no eta or phi: it is everywhere")
+        if self.kind != "scale" and not given & {"eta", "phi", "regions"}:
+            raise ValueError(f"a {self.kind} area needs eta and phi, or regions")
+        foreign = given & ({"factor", "et", "occupancy"} - own[self.kind])
+        if foreign:
+            raise ValueError(f"a fault of kind {self.kind} takes no {sorted(foreign)[0]}")
+        if self.eta[0] >= self.eta[1]:
+            raise ValueError(f"eta {self.eta} must rise")
         return self
 
 
@@ -42,6 +96,13 @@ class RatesSection(Section):
     targets_khz: list[AboveZero] = Field(default_factory=lambda: [1.0, 10.0])
     menu: dict[Name, SeedSection] = Field(
         default_factory=dict, description="ordinary seeds, in order: what the score takes beside them is pure"
+    )
+    pileup: PileupSection | None = None
+    section_groups: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="compare the rates of so many groups of luminosity sections"
+    )
+    faults: dict[Name, FaultSection] = Field(
+        default_factory=dict, description="rates and efficiencies with a misbehaving detector"
     )
 
     @model_validator(mode="after")

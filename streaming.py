@@ -11,6 +11,7 @@ from typing import Any
 from .config import Dataset
 from .deploy.clusters import cluster_client, dashboard_link, require_shared, section_for
 from .errors import ConfigError
+from .processors.bits import WithBits
 from .processors.environment import WORKER_ENVIRONMENT, Warm
 from .processors.features import Features, definition_digest, load_features
 from .processors.fileset import discover, is_url, read_fileset
@@ -24,7 +25,9 @@ from .workspace import Workspace, digest, read_json, write_json
 
 def features_of(search: Search) -> Features:
     """The feature definition of the search."""
-    return load_features(search.config.events.features, search.source)
+    events = search.config.events
+    found = load_features(events.features, search.source)
+    return WithBits(found, tuple(events.bits)) if events.bits else found
 
 
 def _paths(search: Search, name: str, dataset: Dataset) -> list[str]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from .analysis.metrics import roc
 from .analysis.rates import crossing_khz, efficiency_at, rate_at, rate_curve, threshold_interval
 from .analysis.report import plain
+from .conditions import conditions_study
+from .conditions import sentences as circumstances
 from .config import SearchConfig
 from .deploy.emulator import FirmwareScore, InputScale
 from .deploy.firmware import export, write_thresholds
@@ -189,15 +191,19 @@ def run_rates(search: Search, progress: Progress) -> tuple[list[str], dict[str, 
         progress(i + 1, len(data.scores))
     if FIRMWARE in data.scores:
         out["firmware_against_float"] = _agreement(data, out["scorers"][FLOAT]["points"], section.bunches)
-        points = {
+        thresholds = {
             f"{p['target_khz']:g} kHz": p["threshold"]
             for p in out["scorers"][FIRMWARE]["points"]
             if "threshold" in p
         }
-        write_thresholds(search.space.path("firmware"), points)
+        write_thresholds(search.space.path("firmware"), thresholds)
+    main = FIRMWARE if FIRMWARE in data.scores else FLOAT
+    points = out["scorers"][main]["points"]
     if section.menu:
-        main = FIRMWARE if FIRMWARE in data.scores else FLOAT
-        out["menu"] = menu_study(data, section.menu, out["scorers"][main]["points"], main, section.bunches)
+        out["menu"] = menu_study(data, section.menu, points, main, section.bunches, signals)
+    out["conditions"] = conditions_study(
+        data, signals, points, main, scorers(search)[main], section, config.seed
+    )
     write_json(search.space.path("rates.json"), out)
     return ["rates.json"], {}
 
@@ -240,6 +246,7 @@ def outcome(search: Search) -> list[str]:
                 f"[{r['low']:.2f}, {r['high']:.2f}] kHz ({r['n_pass']} crossings){'; ' + seen if seen else ''}"
             )
     lines += sentences(found["menu"]) if "menu" in found else []
+    lines += circumstances(found["conditions"])
     if "firmware_against_float" in found:
         agreement = found["firmware_against_float"]
         record = read_json(search.space.path("firmware", "firmware.json"))

@@ -328,6 +328,10 @@ def load_features(name: str, folder: Path | None = None) -> Features:
 def definition_digest(features: Features) -> str:
     """sha256 that changes with the columns, the branches and, for a user's own definition, the text of its module."""
     one: Any = features
+    if isinstance(
+        getattr(one, "inner", None), Features
+    ):  # wrapped: what the one inside is made of counts as well
+        return digest(definition_digest(one.inner), features.features.digest, features.branches)
     author = features.function if isinstance(features, FunctionFeatures) else type(features)
     module = sys.modules.get(author.__module__)
     path = getattr(module, "__file__", None)
