@@ -87,6 +87,11 @@ def _sections(rows: Sequence[Mapping[str, Any]], label: str) -> list[ReportFigur
     return [ReportFigure("sections", plot_sections(lines, label=label), caption, rows)]
 
 
+def _change(one: Mapping[str, Sequence[float]]) -> str:
+    """An efficiency without and with the fault, the latter with its interval, in per cent."""
+    return f"{100 * one['healthy'][0]:.3g}, {percent(one['faulty'])}"
+
+
 def _faults(rows: Sequence[Mapping[str, Any]], label: str) -> tuple[list[ReportFigure], list[ReportTable]]:
     points = [
         FaultPoint(one["name"], p["target_khz"], *p["ratio"])
@@ -101,13 +106,13 @@ def _faults(rows: Sequence[Mapping[str, Any]], label: str) -> tuple[list[ReportF
             p["target_khz"],
             shown(p["rate"]) if "rate" in p else p["failed"],
             f"{p['ratio'][0]:.2f} +- {p['ratio'][1]:.2f}" if "ratio" in p else None,
-            *(" to ".join(percent(p["efficiency"][s][k]) for k in ("healthy", "faulty")) for s in signals),
+            *(_change(p["efficiency"][s]) for s in signals),
         )
         for one in rows
         for p in one["points"]
     ]
     table = ReportTable(
-        ("fault", "threshold for [kHz]", "rate [kHz]", "over the healthy rate", *(f"{s} [%]" for s in signals)), cells,
+        ("fault", "threshold for [kHz]", "rate [kHz]", "over the healthy rate", *(f"{s}, without and with [%]" for s in signals)), cells,
         "The same crossings as a faulty detector shows them, at the healthy detector's thresholds.",
     )  # fmt: skip
     caption = "Rate with a fault over the rate without, of the same crossings."
