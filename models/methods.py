@@ -10,8 +10,10 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import ConfigError
+from .augmentations.level1 import Strength
 from .folds import CrossFit, Guarded
 from .nested import NestedFit
+from .networks.axol1tl_v5 import V5Types
 from .networks.cicada import StudentTypes
 from .networks.quantised import Types
 from .papers import PAPERS
@@ -31,6 +33,7 @@ from .represented import Represented
 from .scores.anode import Anode
 from .scores.autoencoder import Autoencoder
 from .scores.axol1tl import Axol1tl
+from .scores.axol1tl_v5 import Axol1tlV5
 from .scores.cicada import Cicada
 from .scores.flow_density import FlowDensity
 from .scores.latent import LaCathode
@@ -53,6 +56,7 @@ SCORES = (
     NetworkEnsemble,
     Autoencoder,
     Axol1tl,
+    Axol1tlV5,
     Cicada,
     FlowDensity,
     MixtureDensity,
@@ -143,7 +147,7 @@ def papers_of(name: str, settings: Mapping[str, Any], factor: str) -> list[str]:
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND, Types, StudentTypes):
+for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND, Types, StudentTypes, V5Types, Strength):
     _cls.__pydantic_config__ = _STRICT  # pyright: ignore[reportAttributeAccessIssue]
 
 

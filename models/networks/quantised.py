@@ -101,21 +101,29 @@ class Types(FixedTypes):
             source = self.of("activation")
 
 
+def typed_layer(
+    x: Any, weight: Any, bias: Any, kinds: tuple[Fixed, Fixed, Fixed] | None, *, relu: bool = False
+) -> Any:
+    """One dense layer of x (n, d), with a ReLU where asked for; ``kinds`` of weight, bias and result, None: plain floats."""
+    import torch
+
+    if kinds is not None:
+        weight, bias = rounded(weight, kinds[0]), rounded(bias, kinds[1])
+    x = torch.nn.functional.linear(x, weight, bias)
+    x = torch.relu(x) if relu else x
+    return x if kinds is None else rounded(x, kinds[2])
+
+
 def quantised_layers(x: Any, layers: Sequence[tuple[Any, Any]], types: Types | None) -> Any:
     """A dense network x (n, d) through ``layers`` of (weight (out, in), bias (out,)), ReLU between them, in ``types``.
 
     None: plain floats. The last layer's result is in ``types.linear``.
     """
-    import torch
-
     if types is not None:
         x = rounded(x, types.of("input"))
     for i, (weight, bias) in enumerate(layers):
+        last, kinds = i == len(layers) - 1, None
         if types is not None:
-            weight, bias = rounded(weight, types.of("weight")), rounded(bias, types.of("bias"))  # noqa: PLW2901
-        x = torch.nn.functional.linear(x, weight, bias)
-        last = i == len(layers) - 1
-        x = x if last else torch.relu(x)
-        if types is not None:
-            x = rounded(x, types.of("linear" if last else "activation"))
+            kinds = types.of("weight"), types.of("bias"), types.of("linear" if last else "activation")
+        x = typed_layer(x, weight, bias, kinds, relu=not last)
     return x

@@ -22,6 +22,7 @@ from elsewhere.models.represented import Represented
 from elsewhere.models.scores.anode import Anode
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.scores.axol1tl import Axol1tl
+from elsewhere.models.scores.axol1tl_v5 import Axol1tlV5
 from elsewhere.models.scores.cicada import Cicada
 from elsewhere.models.scores.flow_density import FlowDensity
 from elsewhere.models.scores.latent import LaCathode
@@ -87,6 +88,18 @@ SUBJECTS: dict[str, Any] = {
     "Autoencoder": autoencoder,
     "Axol1tl": lambda seed: Axol1tl(
         hidden=(32,), latent=4, decoder=(16,), beta=0.7, epochs=15, batch=128, seed=seed, learning_rate=5e-3
+    ),
+    "Axol1tlV5": lambda seed: Axol1tlV5(
+        backbone=(16, 6),
+        projector=16,
+        encoder=(6,),
+        latent=2,
+        beta=0.05,
+        backbone_epochs=10,
+        autoencoder_epochs=20,
+        batch=128,
+        seed=seed,
+        learning_rate=5e-3,
     ),
     "Cicada": lambda seed: Cicada(
         version=1,

@@ -1,0 +1,300 @@
+"""The level-1 anomaly score of CMS, version 5: the squared error of an autoencoder of a VICReg representation (2411.19506, 2105.04906)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, FeatureError, InputError
+from ...events import Events, FeatureSet, in_identity_order
+from ..augmentations.level1 import Layout, Strength
+from ..networks.axol1tl_v5 import (
+    Kinds,
+    V5Types,
+    autoencoder_kinds,
+    autoencoder_loss,
+    backbone_kinds,
+    backbone_loss,
+    build_autoencoder,
+    build_backbone,
+    through,
+)
+from ..networks.dense import BATCH, one_thread, scaled_columns
+from ..networks.quantised import rounded
+from ..training import Progress, Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
+from .autoencoder import input_scale, objects_of
+from .weak_trees import check_scored, check_training
+
+
+@dataclass
+class Axol1tlV5:
+    """Backbone d - 29 - 10 with ReLU gives h; autoencoder 10 - 9 - 6 - 4 - 6 - 9 - 10 of h; score = sum of (out - h)^2.
+
+    First the backbone, under a ``projector`` of three layers with batch normalisation that is thrown away, by VICReg (2105.04906)
+    on two views of a crossing (`Strength` says what differs); then, on h as it is, a variational autoencoder with loss
+    ``alpha`` (1 - ``beta``) MSE + ``beta`` divergence, whose mean path is deployed. Inputs are scaled as in level-1 hardware, see
+    `input_scale`. With ``quantised`` both are trained in the types of their firmware (`V5Types`), and the score is that
+    firmware's, bit for bit.
+
+    Differences from the public training: ``beta`` 0.1 (theirs 0.848, at which the mean stays near 0 on the zero bias that ships,
+    in 60 epochs as in 480: the output is then a constant), ``batch`` 1,024 and a rate of 1e-3 for both (theirs: 4,096 of 2 million,
+    1.0e-4 and 1.3e-4), ``backbone_epochs`` as published, fewer ``autoencoder_epochs`` (theirs: 480): less than a minute of one
+    core for 60,000 crossings. One fall of the rate as a cosine after a short rise (theirs: ten epochs of rise, then restarts
+    for the autoencoder). Events count by weight, in the variances and covariances too; batch normalisation does not weigh. With
+    ``shards`` above 1 each piece of a batch is a batch of its own to VICReg, and as many workers can share it. Trained on
+    ``reference`` alone, events in the order of their identity.
+    """
+
+    paper: ClassVar[str] = "2411.19506"
+
+    backbone: tuple[int, ...] = (29, 10)
+    projector: int = 40
+    encoder: tuple[int, ...] = (9, 6)
+    latent: int = 4
+    strength: Strength = field(default_factory=Strength)
+    coefficients: tuple[float, float, float] = (50.0, 50.0, 1.0)
+    alpha: float = 0.469
+    beta: float = 0.1
+    backbone_epochs: int = 50
+    autoencoder_epochs: int = 100
+    batch: int = 1024
+    learning_rate: float = 1e-3
+    quantised: bool = True
+    types: V5Types = field(default_factory=V5Types)
+    seed: int = 0
+    shards: int = 1
+    low: float = 5.0
+    high: float = 95.0
+    clip: float = 128.0
+    trainer: TrainPlan | None = field(default=None, repr=False, compare=False)
+    columns_: int = field(default=0, repr=False)
+    offset_: NDArray[Any] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    shift_: NDArray[Any] = field(
+        default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False, compare=False
+    )
+    weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    backbone_record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
+    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.types, Mapping):  # from a configuration or a model folder
+            self.types = V5Types(**self.types)
+        if isinstance(self.strength, Mapping):
+            self.strength = Strength(**self.strength)
+        if not 0 < self.beta < 1 or not self.alpha > 0 or not self.backbone or not self.encoder:
+            raise ConfigError(
+                f"found alpha {self.alpha}, beta {self.beta}, backbone {self.backbone}, encoder {self.encoder}; expected a positive "
+                "alpha, beta between 0 and 1 and at least one layer of each"
+            )
+        if any(not 0 <= p <= 1 for p in astuple(self.strength)) or min(self.coefficients) < 0:
+            raise ConfigError(
+                f"found {self.strength}, coefficients {self.coefficients}; expected parts from 0 to 1 and no negative coefficient"
+            )
+
+    @property
+    def epochs(self) -> int:
+        """What progress counts: the epochs of both trainings."""
+        return self.backbone_epochs + self.autoencoder_epochs
+
+    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
+        """Learn from ``reference``; ``data`` is not looked at. Raises `InputError` on what cannot be learnt from."""
+        check_training(reference, "reference")
+        d = len(reference.features)
+        if self.quantised:
+            self.types.check([d, *self.backbone], backbone_kinds(len(self.backbone)), "input")
+            self.types.check(self._inner_widths(), autoencoder_kinds(len(self.encoder)), "activation")
+        reference = in_identity_order(reference, self.seed)
+        self.columns_, self.weights_ = d, {}
+        self.offset_, self.shift_ = input_scale(reference, self.low, self.high)
+        weight, x, layout = reference.weight, self.scale(reference.x), self._layout(reference.features)
+        sample = Sample(x, weight[:, None], weight)
+        task = Task(build_backbone, self._backbone_config(layout), backbone_loss, sample, draws=True)
+        self.backbone_record_ = self._train(task, "backbone", self.backbone_epochs, 0)
+        sample = Sample(self._representation(x), weight=weight)
+        task = Task(build_autoencoder, self._autoencoder_config(), autoencoder_loss, sample, draws=True)
+        self.record_ = self._train(task, "autoencoder", self.autoencoder_epochs, self.backbone_epochs)
+        return self
+
+    def _train(self, task: Task, part: str, epochs: int, before: int) -> TrainingRecord:
+        """Train one of the two networks and keep its ``layers`` as ``part``; ``before``: epochs that are over."""
+        plan = self.trainer or TrainPlan()
+        settings: TrainSettings = replace(plan.settings(self, self.shards), epochs=epochs, schedule="cosine")
+        folder = None if plan.folder is None else plan.folder / part
+        result = train(task, settings, folder, _later(plan.progress, before))
+        found = {k.removeprefix("layers."): v for k, v in result.state.items() if k.startswith("layers.")}
+        self.weights_ |= {f"{part}.{k}": v for k, v in found.items()}
+        if self.quantised:
+            self._store(part)
+        return result.record
+
+    def _store(self, part: str) -> None:
+        """Parameters of a part as the firmware has them."""
+        for i, (weight, bias, _) in enumerate(self._kinds(part)):
+            for name, field_of in (("weight", weight), ("bias", bias)):
+                key, kind = f"{part}.{i}.{name}", self.types.of(field_of)
+                codes = kind.from_float(self.weights_[key].astype(np.float64))
+                self.weights_[key] = kind.to_float(codes).astype(np.float32)
+
+    def _kinds(self, part: str) -> list[Kinds]:
+        first = part == "backbone"
+        return backbone_kinds(len(self.backbone)) if first else autoencoder_kinds(len(self.encoder))
+
+    def _inner_widths(self) -> list[int]:
+        h = self.backbone[-1]
+        return [h, *self.encoder, self.latent, *reversed(self.encoder), h]
+
+    def _layout(self, features: FeatureSet) -> Layout:
+        empty = self.scale(np.zeros((1, self.columns_)))[0]
+        return Layout.of(features, objects_of(features), self.offset_, self.shift_, empty)
+
+    def _backbone_config(self, layout: Layout) -> dict[str, Any]:
+        return {
+            "widths": [self.columns_, *self.backbone], "projector": self.projector, "types": self._types(),
+            "layout": layout.to_json(), "strength": list(astuple(self.strength)),
+            "coefficients": list(self.coefficients), "seed": self.seed,
+        }  # fmt: skip
+
+    def _autoencoder_config(self) -> dict[str, Any]:
+        return {
+            "widths": [self.backbone[-1], *self.encoder], "latent": self.latent, "scale": self.alpha, "beta": self.beta,
+            "types": self._types(), "seed": self.seed,
+        }  # fmt: skip
+
+    def _types(self) -> dict[str, str] | None:
+        return asdict(self.types) if self.quantised else None
+
+    def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """What `network` takes: (x - offset) * 2^-shift of raw columns x (n, d), clipped to +- ``clip``, float32."""
+        self._check()
+        if x.ndim != 2 or x.shape[1] != self.columns_:
+            raise FeatureError(
+                f"the events have shape {x.shape}, the Axol1tlV5 was trained on {self.columns_} columns"
+            )
+        factor = 2.0**-self.shift_
+        return np.ascontiguousarray(
+            scaled_columns(x, self.offset_.astype(np.float64), factor, self.clip, len(x)).T
+        )
+
+    def _check(self) -> None:
+        if self.columns_ == 0:
+            raise InputError("this Axol1tlV5 has not been fitted")
+
+    def _layers(self, part: str) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        stems = [f"{part}.{i}" for i in range(len(self._kinds(part)))]
+        return [(np.array(self.weights_[f"{s}.weight"]), np.array(self.weights_[f"{s}.bias"])) for s in stems]
+
+    def _run(self, part: str, x: Any) -> Any:
+        """x (n, ...) as a tensor through the layers of a part."""
+        import torch
+
+        layers = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in self._layers(part)]
+        return through(x, layers, self._kinds(part), self.types if self.quantised else None)
+
+    def _representation(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """h (n, width) of scaled columns x (n, d)."""
+        import torch
+
+        out = np.empty((len(x), self.backbone[-1]), np.float32)
+        with one_thread(), torch.inference_mode():
+            for start in range(0, len(x), BATCH):
+                rows = np.zeros((BATCH, x.shape[1]), np.float32)  # always as many: no event sees its company
+                part = x[start : start + BATCH]
+                rows[: len(part)] = part
+                given = torch.from_numpy(rows)
+                given = rounded(given, self.types.of("input")) if self.quantised else given
+                out[start : start + BATCH] = self._run("backbone", given).numpy()[: len(part)]
+        return out
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """Sum of squared errors of h, shape (n,); with ``quantised`` in multiples of the score type's last bit."""
+        import torch
+
+        self._check()
+        check_scored(events, self.columns_, "Axol1tlV5")
+        out = np.empty(len(events))
+        for start in range(0, len(events), BATCH):
+            h = self._representation(self.scale(events.x[start : start + BATCH]))
+            rows = np.zeros((BATCH, h.shape[1]), np.float32)
+            rows[: len(h)] = h
+            with one_thread(), torch.inference_mode():
+                given = torch.from_numpy(rows)
+                difference = self._run("autoencoder", given) - given
+                if self.quantised:
+                    difference = rounded(difference, self.types.of("difference"))
+            d = difference.numpy()[: len(h)].astype(np.float64)
+            out[start : start + BATCH] = (d * d).sum(axis=1)
+        if not self.quantised:
+            return out
+        kind = self.types.of("score")
+        return kind.to_float(kind.from_float(out))
+
+    def network(self) -> Any:
+        """The score as one ``torch.nn.Module`` in eval mode: `scale`'s output (n, d) to scores (n,), without rounding."""
+        import torch
+
+        self._check()
+        made: dict[str, Any] = {}
+        for part in ("backbone", "autoencoder"):
+            modules: list[Any] = []
+            for (weight, bias), kinds in zip(self._layers(part), self._kinds(part), strict=True):
+                layer: Any = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], weight.shape[0])
+                with torch.no_grad():
+                    layer.weight.copy_(torch.from_numpy(weight))
+                    layer.bias.copy_(torch.from_numpy(bias))
+                modules += [layer, torch.nn.ReLU()] if kinds[2] == "activation" else [layer]
+            made[part] = torch.nn.Sequential(*modules)
+
+        class SquaredError(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.backbone, self.autoencoder = made["backbone"], made["autoencoder"]
+
+            def forward(self, x: Any) -> Any:
+                h = self.backbone(x)
+                difference = self.autoencoder(h) - h
+                return torch.einsum("bi,bi->b", difference, difference)
+
+        return SquaredError().eval()
+
+    def firmware_types(self) -> Mapping[str, str]:
+        """The types that the firmware must have to give this score; none if it was trained in plain numbers.
+
+        One type for all weights and one for all biases: the parameters are numbers of their narrower types already.
+        """
+        names = ("input", "weight", "bias", "activation", "linear", "difference", "score")
+        return {n: getattr(self.types, n) for n in names} if self.quantised else {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A trip to a worker says nothing of where it was trained."""
+        return {**self.__dict__, "trainer": None}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
+        """The firmware's weights by part and layer, offsets and shifts, and how both networks were trained."""
+        records = {"record": self.record_, "backbone_record": self.backbone_record_}
+        info = {k: None if v is None else v.to_json() for k, v in records.items()}
+        weights = {f"weights/{k}": v for k, v in self.weights_.items()}
+        return (
+            {"columns": self.columns_, **info},
+            {"offset": self.offset_, "shift": self.shift_, **weights},
+            {},
+        )
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+        self.columns_, self.offset_, self.shift_ = info["columns"], arrays["offset"], arrays["shift"]
+        self.weights_ = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        for name in ("record", "backbone_record"):
+            made = None if info[name] is None else TrainingRecord.from_json(info[name])
+            setattr(self, f"{name}_", made)
+        return self
+
+
+def _later(progress: Progress | None, before: int) -> Progress | None:
+    """The same progress, ``before`` epochs on."""
+    if progress is None:
+        return None
+    return lambda epoch, loss, held: progress(before + epoch, loss, held)
