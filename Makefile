@@ -64,8 +64,9 @@ bench-resonant: $(VENV)/.dev ## the figures of the resonant search -> benchmarks
 	$(BIN)/python benchmarks/resonant/blackboxes.py
 	$(BIN)/python benchmarks/resonant/collect.py
 
-bench-trigger: $(VENV)/.dev ## the figures of the trigger, from training to firmware -> benchmarks/results/trigger.json (15 minutes; needs verilator, yosys)
+bench-trigger: $(VENV)/.dev ## the figures of the trigger, from training to firmware -> benchmarks/results/trigger.json (half an hour, and as long for its events at first; needs verilator, yosys)
 	$(BIN)/python benchmarks/trigger/run.py
+	$(BIN)/python benchmarks/trigger/pileup.py
 
 bench-gpu: $(VENV)/.dev ## where torch sees a GPU: the scan of networks and the flow of CATHODE on it -> benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/speed/gpu.py

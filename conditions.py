@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .analysis.pileup import pileup_rate, rate_by_pileup
 from .analysis.rate_stability import rate_by_section, rate_ratio
 from .analysis.rates import efficiency_at, rate_of
@@ -102,19 +99,10 @@ def _fault(
         except FitError as error:
             row["failed"] = str(error)
         row["efficiency"] = {
-            n: _efficiencies(t, t.scores[name], faulty[n], threshold) for n, t in signals.items()
+            n: efficiency_at(faulty[n], t.events.weight, threshold) for n, t in signals.items()
         }
         rows.append(row)
     return {"name": kind, "fault": fault.model_dump(exclude_unset=True), "points": rows}
-
-
-def _efficiencies(
-    signal: Table, before: NDArray[np.float64], after: NDArray[np.float64], threshold: float
-) -> dict[str, tuple[float, float, float]]:
-    return {
-        key: efficiency_at(score, signal.events.weight, threshold)
-        for key, score in (("healthy", before), ("faulty", after))
-    }
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:

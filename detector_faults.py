@@ -44,9 +44,10 @@ def _chosen(events: Events, fault: FaultSection, seed: int) -> NDArray[np.bool_]
 def _image(
     events: Events, regions: dict[tuple[str, ...], int], fault: FaultSection, name: str, seed: int
 ) -> NDArray[np.float32]:
-    if fault.kind != "scale" and not fault.regions:
+    objects = sorted(fault.model_fields_set & {"objects", "eta", "phi"})
+    if objects or (fault.kind != "scale" and not fault.regions):
         raise ConfigError(
-            f"rates.faults.{name}: the columns are calorimeter regions; give regions: [[phi, eta], ...]"
+            f"rates.faults.{name}: the columns are calorimeter regions; give regions: [[phi, eta], ...] and no eta, phi or objects"
         )
     x = np.array(events.x, np.float32)
     where = []
@@ -58,7 +59,9 @@ def _image(
         where.append(regions[str(phi), str(eta)])
     if fault.kind == "scale":
         columns = where or list(regions.values())
-        x[:, columns] = np.minimum(np.floor(x[:, columns] * fault.factor), FULL_REGION)
+        x[:, columns] = np.minimum(
+            np.floor(x[:, columns].astype(np.float64) * fault.factor + 1e-9), FULL_REGION
+        )
     elif fault.kind == "dead":
         x[:, where] = 0.0
     else:
@@ -80,6 +83,11 @@ def _slots(events: Events, kind: str, fault: str) -> slice:
     return slice(start, start + 3 * count)
 
 
+def _in_steps(et: Array) -> Array:
+    """Transverse energy in whole steps, rounded down; products that miss a step by the last bits of a double are that step."""
+    return np.floor(et / ET_STEP + 1e-9) * ET_STEP
+
+
 def inside(fault: FaultSection, eta: Array, phi: Array) -> NDArray[np.bool_]:
     """Which places lie in the fault's area; phi [a, b] with a > b goes around by way of pi."""
     (e0, e1), (p0, p1) = fault.eta, fault.phi
@@ -94,13 +102,17 @@ def _centre(fault: FaultSection) -> tuple[float, float]:
 
 
 def _objects(events: Events, fault: FaultSection, name: str, seed: int) -> NDArray[np.float32]:
+    if fault.regions:
+        raise ConfigError(
+            f"rates.faults.{name}: the columns of features '{events.features.name}' are no calorimeter regions; give eta and phi"
+        )
     x = np.array(events.x, np.float64)
     n, lost = len(x), np.zeros((len(x), 2))
     for kind in fault.objects:
         columns = _slots(events, kind, name)
         block = x[:, columns].reshape(n, -1, 3)
         if fault.kind == "scale":
-            block[:, :, 0] = np.floor(block[:, :, 0] * fault.factor / ET_STEP) * ET_STEP
+            block[:, :, 0] = _in_steps(block[:, :, 0] * fault.factor)
         elif fault.kind == "dead":
             gone = inside(fault, block[:, :, 1], block[:, :, 2]) & (block[:, :, 0] > 0)
             if kind == _BALANCED:
@@ -122,9 +134,9 @@ def _with_hot(events: Events, block: Array, fault: FaultSection, seed: int) -> t
     """The list (n, k, 3) with the hot area's object where it fires and is not softer than the last, and its energy's vector (n, 2)."""
     eta, phi = _centre(fault)
     rows, block = _chosen(events, fault, seed), block.copy()
-    better = rows & (fault.et > block[:, -1, 0])
-    block[better, -1] = (math.floor(fault.et / ET_STEP) * ET_STEP, eta, phi)
-    vector = fault.et * np.array([math.cos(phi), math.sin(phi)], dtype=np.float64)
+    et = float(_in_steps(np.array(fault.et)))
+    block[rows & (et > block[:, -1, 0]), -1] = (et, eta, phi)
+    vector = et * np.array([math.cos(phi), math.sin(phi)], dtype=np.float64)
     return block, np.where(rows[:, None], vector, 0.0)
 
 
@@ -133,10 +145,10 @@ def _rebalance(x: Array, column: int, lost: Array, factor: float) -> None:
     touched = (lost != 0).any(axis=1)
     pt, phi = x[:, column], x[:, column + 2]
     if factor != 1.0:
-        x[:, column] = np.floor(pt * factor / ET_STEP) * ET_STEP
+        x[:, column] = _in_steps(pt * factor)
         return
     px, py = pt * np.cos(phi) + lost[:, 0], pt * np.sin(phi) + lost[:, 1]
     steps = np.round(np.arctan2(py, px) / PHI_STEP) * PHI_STEP
     steps = np.where(steps >= math.pi - PHI_STEP / 4, steps - 2 * math.pi, steps)
-    x[touched, column] = (np.floor(np.hypot(px, py) / ET_STEP) * ET_STEP)[touched]
+    x[touched, column] = _in_steps(np.hypot(px, py))[touched]
     x[touched, column + 2] = steps[touched]

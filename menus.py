@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 
 from .analysis.counting import clopper_pearson, effective
 from .analysis.menu import MenuRates, menu_rates
-from .analysis.rates import efficiency_at
 from .analysis.report import ReportTable, plain
 from .errors import ConfigError
-from .sections import SCORE, SeedSection
+from .sections import ALL, SCORE, SeedSection
 from .workspace import Table
-
-#: All seeds of the menu together, in the table of efficiencies.
-ALL = "all"
 
 
 def passing(table: Table, name: str, seed: SeedSection) -> NDArray[np.bool_]:
@@ -84,16 +80,17 @@ def menu_study(
 
 def _efficiencies(signal: Table, menu: Mapping[str, SeedSection]) -> dict[str, tuple[float, float, float]]:
     """Efficiency and its 68 % interval of every seed, and of all of them together, for one signal; prescales count."""
-    out, lost = {}, np.ones(len(signal))
+    weight, out, lost = signal.events.weight, {}, np.ones(len(signal))
     for name, seed in menu.items():
-        kept = passing(signal, name, seed)
-        value, low, high = efficiency_at(kept.astype(float), signal.events.weight, 0.5)
-        out[name] = (value / seed.prescale, low / seed.prescale, high / seed.prescale)
-        lost = lost * (1 - kept / seed.prescale)
-    weight = signal.events.weight
-    value, n = float(((1 - lost) * weight).sum() / weight.sum()), effective(weight)[1]
-    out[ALL] = (value, *clopper_pearson(min(max(value, 0.0), 1.0) * n, n))
-    return out
+        kept = passing(signal, name, seed) / seed.prescale
+        out[name], lost = _part(kept, weight), lost * (1 - kept)
+    return {**out, ALL: _part(1 - lost, weight)}
+
+
+def _part(kept: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The part of events kept with the probabilities ``kept`` (n,), and its 68 % interval on effective counts."""
+    n, value = effective(weight)[1], float((kept * weight).sum() / weight.sum())
+    return value, *clopper_pearson(min(max(value * n, 0.0), n), n)
 
 
 def shown(rate: Mapping[str, Any]) -> str:
@@ -112,9 +109,7 @@ def tables(found: Mapping[str, Any]) -> list[ReportTable]:
         )
         for s in found["menu"]["seeds"]
     ]
-    seeds.append(
-        ("all", None, shown(found["menu"]["overall"]), None, None, found["menu"]["overall"]["n_pass"])
-    )
+    seeds.append((ALL, None, shown(found["menu"]["overall"]), None, None, found["menu"]["overall"]["n_pass"]))
     rows = [
         (
             p["target_khz"],

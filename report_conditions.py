@@ -87,12 +87,10 @@ def _sections(rows: Sequence[Mapping[str, Any]], label: str) -> list[ReportFigur
     return [ReportFigure("sections", plot_sections(lines, label=label), caption, rows)]
 
 
-def _change(one: Mapping[str, Sequence[float]]) -> str:
-    """An efficiency without and with the fault, the latter with its interval, in per cent."""
-    return f"{100 * one['healthy'][0]:.3g}, {percent(one['faulty'])}"
-
-
-def _faults(rows: Sequence[Mapping[str, Any]], label: str) -> tuple[list[ReportFigure], list[ReportTable]]:
+def _faults(
+    rows: Sequence[Mapping[str, Any]], working: Sequence[Mapping[str, Any]], label: str
+) -> tuple[list[ReportFigure], list[ReportTable]]:
+    healthy = {p["target_khz"]: p["efficiency"] for p in working if "threshold" in p}
     points = [
         FaultPoint(one["name"], p["target_khz"], *p["ratio"])
         for one in rows
@@ -106,7 +104,7 @@ def _faults(rows: Sequence[Mapping[str, Any]], label: str) -> tuple[list[ReportF
             p["target_khz"],
             shown(p["rate"]) if "rate" in p else p["failed"],
             f"{p['ratio'][0]:.2f} +- {p['ratio'][1]:.2f}" if "ratio" in p else None,
-            *(_change(p["efficiency"][s]) for s in signals),
+            *(f"{100 * healthy[p['target_khz']][s][0]:.3g}, {percent(p['efficiency'][s])}" for s in signals),
         )
         for one in rows
         for p in one["points"]
@@ -121,16 +119,19 @@ def _faults(rows: Sequence[Mapping[str, Any]], label: str) -> tuple[list[ReportF
     ]
 
 
-def conditions_part(found: Mapping[str, Any], label: str) -> ReportPart | None:
-    """Figures and tables of `conditions_study`; None where nothing was asked."""
+def conditions_part(
+    found: Mapping[str, Any], working: Sequence[Mapping[str, Any]], label: str
+) -> ReportPart | None:
+    """Figures and tables of `conditions_study` at the ``working`` points of its score; None where nothing was asked."""
     if not found:
         return None
     figures: list[ReportFigure] = []
     tables: list[ReportTable] = []
-    for key, draw in (("pileup", _pileup), ("faults", _faults)):
-        if found.get(key):
-            more, cells = draw(found[key], label)
-            figures, tables = [*figures, *more], [*tables, *cells]
+    if found.get("pileup"):
+        figures, tables = _pileup(found["pileup"], label)
+    if found.get("faults"):
+        more, cells = _faults(found["faults"], working, label)
+        figures, tables = [*figures, *more], [*tables, *cells]
     if found.get("sections"):
         figures += _sections(found["sections"], label)
     words = " ".join(f"{line[0].upper()}{line[1:]}." for line in sentences(found))

@@ -186,7 +186,7 @@ def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch
     if "firmware_against_float" in found:
         facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))
     parts = [
-        _rates_part(found, label), _menu_part(found), conditions_part(found["conditions"], label), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
+        _rates_part(found, label), _menu_part(found), conditions_part(found["conditions"], main["points"], label), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
         _training_part(search, label), *shared,
     ]  # fmt: skip
     return ReportSearch(

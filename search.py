@@ -40,9 +40,10 @@ def shrunk(config: SearchConfig) -> SearchConfig:
 
     raw = config.model_dump()
     fields = method(config.score.method).__dataclass_fields__
-    for name, small in (("members", 1), ("epochs", 2)):
-        if name in fields:
-            raw["score"][name] = min(small, raw["score"].get(name, small))
+    for name in fields:
+        if name == "members" or name.endswith("epochs"):
+            small = 1 if name == "members" else 2
+            raw["score"][name] = min(small, raw["score"].get(name, fields[name].default))
     if config.hunt is not None:
         raw["hunt"]["toys"] = min(200, config.hunt.toys)
         raw["hunt"]["windows"]["step"] = config.hunt.windows.step * 2

@@ -11,6 +11,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 AboveZero = Annotated[float, Field(gt=0)]
 #: The score's own place in the trigger menu, after all others.
 SCORE = "score"
+#: All seeds of the menu together, in its tables.
+ALL = "all"
 
 
 class Section(BaseModel):
@@ -79,7 +81,7 @@ class FaultSection(Section):
         given, own = self.model_fields_set, {"scale": {"factor"}, "dead": set(), "hot": {"et", "occupancy"}}
         if self.kind == "scale" and ("factor" not in given or given & {"eta", "phi"}):
             raise ValueError("a scale takes factor, and no eta or phi: it is everywhere")
-        if self.kind != "scale" and not given & {"eta", "phi", "regions"}:
+        if self.kind != "scale" and not ({"eta", "phi"} <= given or "regions" in given):
             raise ValueError(f"a {self.kind} area needs eta and phi, or regions")
         foreign = given & ({"factor", "et", "occupancy"} - own[self.kind])
         if foreign:
@@ -107,8 +109,9 @@ class RatesSection(Section):
 
     @model_validator(mode="after")
     def _score_is_no_seed(self) -> RatesSection:
-        if SCORE in self.menu:
-            raise ValueError(f"menu: '{SCORE}' is the score's own place in the menu; rename this seed")
+        for taken, what in ((SCORE, "the score's own place in the menu"), (ALL, "all seeds together")):
+            if taken in self.menu:
+                raise ValueError(f"menu: '{taken}' is {what}; rename this seed")
         return self
 
 

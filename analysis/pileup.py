@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ..errors import FitError
-from .rates import REVOLUTION_HZ, Rate, crossing_khz, rate_of
+from .rates import REVOLUTION_HZ, Rate, rate_of
 
 Array = NDArray[np.float64]
 #: Crossings a number of collisions must have to stand for it, and the largest part of a target that may lie beyond.
@@ -113,13 +113,13 @@ def pileup_rate(
 ) -> PileupRate:  # fmt: skip
     """The rate of the crossings ``kept`` (n,) at a mean pile-up, from zero bias with the weights ``weight`` (n,).
 
-    The interval is that of the effective counts of the reweighted sample. Crossings beyond the sample pass never at its lower end,
-    and at the upper one as often as the sample's crossings of most collisions may. Raises `FitError` as `reweighted` does.
+    The interval is that of the effective counts of the reweighted sample. Crossings beyond the sample are taken to pass as often as
+    the others, never at the lower end, and at the upper one as often as the sample's crossings of most collisions may. Raises `FitError` as `reweighted` does.
     """
     weights, uncovered = reweighted(n_pileup, weight, mean, spread)
     rate = rate_of(kept, weights, bunches)
     beyond = _beyond(kept, weight, n_pileup, bunches) if uncovered > 1e-9 else 0.0
-    low, high = rate.low * (1 - uncovered), min(rate.high + uncovered * beyond, crossing_khz(bunches))
+    low, high = rate.low * (1 - uncovered), rate.high * (1 - uncovered) + uncovered * beyond
     square = float((weights**2).sum())
     return PileupRate(
         mean, spread, luminosity_e34(mean, bunches, inelastic_mb), replace(rate, low=low, high=high), uncovered,
@@ -132,8 +132,8 @@ def rate_by_pileup(
 ) -> list[PileupBin]:
     """Rates in bins of the number of collisions with about as many crossings each."""
     _checked(n_pileup, weight)
-    edges = np.unique(np.quantile(n_pileup, np.linspace(0, 1, bins + 1)).astype(np.int64))
-    edges[-1] += 1
+    lower = np.unique(np.quantile(n_pileup, np.linspace(0, 1, bins + 1)[:-1]).astype(np.int64))
+    edges = np.append(lower, n_pileup.max() + 1)
     out = []
     for low, high in pairwise(edges.tolist()):
         inside = (n_pileup >= low) & (n_pileup < high)

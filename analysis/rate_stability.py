@@ -69,8 +69,8 @@ def rate_by_section(
         )
     sizes = np.bincount(group)
     share, passing = sizes / len(group), np.flatnonzero(kept)
-    worth = weight[passing]
-    seen = _differ(np.bincount(group[passing], weights=worth, minlength=len(sizes)), share)
+    seen = _differ(np.bincount(group[passing], weights=weight[passing], minlength=len(sizes)), share)
+    worth = np.sort(weight[passing])  # the p-value must not know the order of the rows
     rng, ends, above = np.random.default_rng(seed), np.cumsum(sizes), 0
     for _ in range(permutations):
         dealt = np.searchsorted(ends, rng.choice(len(group), len(passing), replace=False), side="right")

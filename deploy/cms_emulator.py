@@ -13,8 +13,6 @@ import ctypes
 import logging
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -29,11 +27,10 @@ from .cms_sources import DRIVER, INTERFACE, MAKEFILE, MODEL, README, fields_of, 
 from .emulator import RECORD, open_folder
 from .fixedpoint import BitReport, Difference, extreme_inputs
 from .folder import replacing
+from .library import FLAGS, compile_shared
 from .project import read_project
 
 log = logging.getLogger(__name__)
-
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-DNDEBUG", "-w")
 
 
 def write_cms_emulator(folder: Path, name: str, version: int, *, raw: str = "fixed<18,13>") -> Path:
@@ -53,7 +50,7 @@ def write_cms_emulator(folder: Path, name: str, version: int, *, raw: str = "fix
             f"{folder / RECORD} is of trees (conifer); only networks (hls4ml) become a CMS emulator: export a network"
         )
     model = f"{name}_v{version}"
-    fields = fields_of(opened, model, Fixed.parse(raw)) | {"FLAGS": " ".join(_FLAGS)}
+    fields = fields_of(opened, model, Fixed.parse(raw)) | {"FLAGS": " ".join(FLAGS)}
     with replacing(folder / "cms") as draft:
         (draft / "interface").mkdir()
         texts = {
@@ -95,19 +92,8 @@ def compile_cms_emulator(source: Path, *, events: int = 5000) -> CmsLibrary:
 
 
 def _compile(source: Path, into: Path) -> Path:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        raise ConfigError(
-            "a CMS emulator needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)"
-        )
-    source, path = source.resolve(), into.resolve() / f"{source.stem}.so"
-    hls = source.parent.parent / "hls"
-    command = [compiler, *_FLAGS] + (["-fno-gnu-unique"] if sys.platform == "linux" else [])
-    command += [f"-I{p}" for p in (source.parent / "interface", hls, hls / "firmware" / "ap_types")]
-    command += [str(source), "-o", str(path), "-ldl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"g++ could not compile {source}; write the emulator again:\n{done.stderr[-2000:]}")
+    path, hls = into / f"{source.stem}.so", source.parent.parent / "hls"
+    compile_shared(source, path, [source.parent / "interface", hls, hls / "firmware" / "ap_types"], ["dl"])
     return path
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,31 +114,45 @@ def write_wrapper(hls: Path, n_in: int, name: str = "score") -> Path:
     return path
 
 
-def compile_library(hls: Path, into: Path) -> tuple[Path, float]:
-    """Compile ``emulator.cpp``; gives the library and the seconds it took.
+#: How a C++ emulator is compiled into a shared library.
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-DNDEBUG", "-w")
 
-    The file's name carries a part of the checksum: a process that already holds an older library of the same folder
-    must not be handed that one again by the loader. Raises `ConfigError` without g++, `InputError` if it fails.
+
+def compile_shared(
+    source: Path, library: Path, include: Sequence[Path], libraries: Sequence[str] = ()
+) -> float:
+    """Compile one C++ file, in its own folder, into a shared library; gives the seconds it took.
+
+    Raises `ConfigError` without g++, `InputError` with the compiler's last words if it fails.
     """
     compiler = shutil.which("g++")
     if compiler is None:
         raise ConfigError(
             "firmware needs the C++ compiler g++, which is not on the PATH; install it (Debian: apt install g++)"
         )
+    command = [compiler, *FLAGS, *(f"-I{path.resolve()}" for path in include), source.name]
+    if (
+        sys.platform == "linux"
+    ):  # without it the loader would share static data between two firmware libraries
+        command.append("-fno-gnu-unique")
+    command += ["-o", str(library.resolve()), *(f"-l{name}" for name in libraries)]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"g++ could not compile {source}:\n{done.stderr[-2000:]}")
+    return time.perf_counter() - start
+
+
+def compile_library(hls: Path, into: Path) -> tuple[Path, float]:
+    """Compile ``emulator.cpp``; gives the library and the seconds it took.
+
+    The file's name carries a part of the checksum: a process that already holds an older library of the same folder
+    must not be handed that one again by the loader. Raises what `compile_shared` raises.
+    """
     draft = into / "emulator.so"
     with tempfile.TemporaryDirectory() as place:
         types = _quick_types(hls / "firmware" / "ap_types", Path(place) / "ap_types")
-        command = [compiler, "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-DNDEBUG", "-w"]
-        if (
-            sys.platform == "linux"
-        ):  # without it the loader would share static data between two firmware libraries
-            command.append("-fno-gnu-unique")
-        command += [f"-I{types}", "emulator.cpp", "-o", str(draft.resolve())]
-        start = time.perf_counter()
-        done = subprocess.run(command, cwd=hls, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - start
-    if done.returncode:
-        raise InputError(f"g++ could not compile {hls}/emulator.cpp:\n{done.stderr[-2000:]}")
+        seconds = compile_shared(hls / "emulator.cpp", draft, [types])
     path = into / f"emulator-{file_digest(draft)[:12]}.so"
     draft.replace(path)
     log.info("compiled the emulator in %.1f s", seconds)

@@ -143,7 +143,7 @@ def papers_of(name: str, settings: Mapping[str, Any], factor: str) -> list[str]:
     """arXiv ids of a method and of the one it is around."""
     cls = method(name, factor)
     inside = papers_of(*_inner(cls, settings, factor), factor) if cls in AROUND else []
-    return [paper for paper in (cls.paper, *inside) if paper]
+    return [paper for paper in (cls.paper, *getattr(cls, "more_papers", ()), *inside) if paper]
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)

@@ -94,8 +94,20 @@ def test_faults_of_an_image():
     assert (with_fault(e, fault(kind="scale", factor=1.19), "a").x == 11.0).all()
     with pytest.raises(ConfigError, match=r"rates.faults.a: .* no region_18_0"):
         with_fault(e, fault(kind="dead", regions=[[18, 0]]), "a")
+    area = {"eta": [0.0, 1.0], "phi": [0.0, 1.0]}
     with pytest.raises(ConfigError, match="give regions"):
-        with_fault(e, fault(kind="dead", eta=[0.0, 1.0]), "a")
+        with_fault(e, fault(kind="dead", **area), "a")
+    with pytest.raises(ConfigError, match="no eta, phi or objects"):
+        with_fault(e, fault(kind="dead", regions=[[4, 5]], **area), "a")
+    with pytest.raises(ConfigError, match="no calorimeter regions"):
+        with_fault(events(), fault(kind="dead", regions=[[4, 5]]), "a")
+
+
+def test_a_product_that_is_a_step_stays_one():
+    e = events()
+    put(e, "Jet0", 30.0)
+    for factor in (1.1, 1.15, 0.7):  # 30 * 1.15 is 34.499999999999996 in doubles
+        assert get(with_fault(e, fault(kind="scale", factor=factor), "a"), "Jet0")[0] == round(30 * factor, 3)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +116,9 @@ def test_faults_of_an_image():
         {"kind": "scale"},
         {"kind": "scale", "factor": 1.1, "eta": [0.0, 1.0]},
         {"kind": "dead"},
-        {"kind": "dead", "eta": [1.0, 0.0]},
-        {"kind": "dead", "eta": [0.0, 1.0], "et": 5.0},
+        {"kind": "hot", "eta": [0.0, 1.0]},
+        {"kind": "dead", "eta": [1.0, 0.0], "phi": [0.0, 1.0]},
+        {"kind": "dead", "eta": [0.0, 1.0], "phi": [0.0, 1.0], "et": 5.0},
         {"kind": "hot", "regions": [[1, 2]], "factor": 2.0},
     ],
 )

@@ -93,6 +93,8 @@ def test_settings_that_make_no_seed_are_refused(bad):
 def test_a_seed_cannot_take_the_scores_place():
     with pytest.raises(ValidationError, match="rename this seed"):
         RatesSection.model_validate({"menu": {SCORE: {"object": "EG", "pt": 20.0}}})
+    with pytest.raises(ValidationError, match="all seeds together"):
+        RatesSection.model_validate({"menu": {"all": {"object": "EG", "pt": 20.0}}})
 
 
 def test_the_score_is_pure_where_no_seed_passes(crossings):

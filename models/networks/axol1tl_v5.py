@@ -44,15 +44,7 @@ class V5Types(FixedTypes):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, around in (("narrow", "weight"), ("latent_bias", "bias"), ("positive_bias", "bias")):
-            kind, wide = self.of(name), self.of(around)
-            inside = (
-                wide.low * wide.step <= kind.low * kind.step
-                and kind.high * kind.step <= wide.high * wide.step
-            )
-            if kind.fraction > wide.fraction or not inside:
-                raise ConfigError(
-                    f"types.{name}: {kind} is not inside types.{around}, {wide}, which firmware has for all"
-                )
+            self.require_inside(name, around)
 
     def check(self, widths: Sequence[int], kinds: Sequence[Kinds], source: str) -> None:
         """Raise `ConfigError` where a sum could be too long for float32, in which the layers are trained and scored."""

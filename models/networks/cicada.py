@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError
 from .quantised import FixedTypes, rounded
 
 #: Factor of the logarithm in a target, and the type that a target is clipped and rounded to: ufixed<16,8>.
@@ -38,13 +37,8 @@ class StudentTypes(FixedTypes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        last = self.of("last")
         for name in ("kernel", "weight", "bias"):
-            kind = self.of(name)
-            if kind.fraction > last.fraction or kind.integer > last.integer:
-                raise ConfigError(
-                    f"types.{name}: {kind} is not inside types.last, {last}, which firmware has for all"
-                )
+            self.require_inside(name, "last")
 
 
 def target(error: NDArray[np.float64]) -> NDArray[np.float64]:

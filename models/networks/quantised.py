@@ -72,6 +72,15 @@ class FixedTypes:
         """The parsed type of a field."""
         return _parsed(getattr(self, name))
 
+    def require_inside(self, name: str, around: str) -> None:
+        """Raise `ConfigError` unless every number of the field ``name`` is one of ``around``, which firmware has for all."""
+        kind, wide = self.of(name), self.of(around)
+        ends = wide.low * wide.step <= kind.low * kind.step and kind.high * kind.step <= wide.high * wide.step
+        if kind.fraction > wide.fraction or not ends:
+            raise ConfigError(
+                f"types.{name}: {kind} is not inside types.{around}, {wide}, which firmware has for all"
+            )
+
 
 @dataclass(frozen=True)
 class Types(FixedTypes):

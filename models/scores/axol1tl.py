@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, FeatureError, InputError
+from ...errors import ConfigError
 from ...events import Events, in_identity_order
-from ..networks.dense import BATCH, initialise, one_thread, scaled_columns
+from ..networks.dense import BATCH, initialise, one_thread
 from ..networks.quantised import Types, quantised_layers
 from ..training import Sample, Task, TrainingRecord, TrainPlan, train
-from .autoencoder import input_scale
+from .hardware_inputs import HardwareInputs
 from .weak_trees import check_scored, check_training
 
 #: Bounds of ln variance in training.
@@ -73,7 +73,7 @@ def vae_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:  # noqa: ARG0
 
 
 @dataclass
-class Axol1tl:
+class Axol1tl(HardwareInputs):
     """Variational encoder d - hidden - latent; score = sum of squared means, the encoder alone is deployed (2411.19506).
 
     Inputs are scaled as in level-1 hardware, see `input_scale`. With ``quantised`` the encoder is trained in the types of its
@@ -95,15 +95,6 @@ class Axol1tl:
     types: Types = field(default_factory=Types)
     seed: int = 0
     shards: int = 4
-    low: float = 5.0
-    high: float = 95.0
-    clip: float = 128.0
-    trainer: TrainPlan | None = field(default=None, repr=False, compare=False)
-    columns_: int = field(default=0, repr=False)
-    offset_: NDArray[Any] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
-    shift_: NDArray[Any] = field(
-        default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False, compare=False
-    )
     weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
 
@@ -121,8 +112,7 @@ class Axol1tl:
         if self.quantised:
             self.types.check([len(reference.features), *self.hidden, self.latent])
         reference = in_identity_order(reference, self.seed)
-        self.columns_ = len(reference.features)
-        self.offset_, self.shift_ = input_scale(reference, self.low, self.high)
+        self._learn_scale(reference)
         plan = self.trainer or TrainPlan()
         settings = plan.settings(self, self.shards)
         sample = Sample(self.scale(reference.x), weight=reference.weight)
@@ -150,25 +140,11 @@ class Axol1tl:
         kind = self.types.of("bias" if name.endswith("bias") else "weight")
         return kind.to_float(kind.from_float(value.astype(np.float64))).astype(np.float32)
 
-    def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """What `network` takes: (x - offset) * 2^-shift of raw columns x (n, d), clipped to +- ``clip``, float32."""
-        if self.columns_ == 0:
-            raise InputError("this Axol1tl has not been fitted")
-        if x.ndim != 2 or x.shape[1] != self.columns_:
-            raise FeatureError(
-                f"the events have shape {x.shape}, the Axol1tl was trained on {self.columns_} columns"
-            )
-        factor = 2.0**-self.shift_
-        return np.ascontiguousarray(
-            scaled_columns(x, self.offset_.astype(np.float64), factor, self.clip, len(x)).T
-        )
-
     def score(self, events: Events) -> NDArray[np.float64]:
         """Sum of squared means, shape (n,); with ``quantised`` in multiples of the score type's last bit."""
         import torch
 
-        if self.columns_ == 0:
-            raise InputError("this Axol1tl has not been fitted")
+        self._check()
         check_scored(events, self.columns_, "Axol1tl")
         layers = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in self._layers()]
         types, out = self.types if self.quantised else None, np.empty(len(events))
@@ -198,8 +174,7 @@ class Axol1tl:
         """The score as one ``torch.nn.Module`` in eval mode: `scale`'s output (n, d) to scores (n,), without rounding."""
         import torch
 
-        if self.columns_ == 0:
-            raise InputError("this Axol1tl has not been fitted")
+        self._check()
         parts: list[Any] = []
         for weight, bias in self._layers():
             layer: Any = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], weight.shape[0])
@@ -222,10 +197,6 @@ class Axol1tl:
     def firmware_types(self) -> Mapping[str, str]:
         """The types that the firmware must have to give this score; none if it was trained in plain numbers."""
         return asdict(self.types) if self.quantised else {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A trip to a worker says nothing of where it was trained."""
-        return {**self.__dict__, "trainer": None}
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """The encoder's weights by parameter name, offsets and shifts, and how it was trained."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, FeatureError, InputError
+from ...errors import ConfigError
 from ...events import Events, FeatureSet, in_identity_order
 from ..augmentations.level1 import Layout, Strength
 from ..networks.axol1tl_v5 import (
@@ -23,15 +23,15 @@ from ..networks.axol1tl_v5 import (
     build_backbone,
     through,
 )
-from ..networks.dense import BATCH, one_thread, scaled_columns
+from ..networks.dense import BATCH, one_thread
 from ..networks.quantised import rounded
 from ..training import Progress, Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
-from .autoencoder import input_scale, objects_of
+from .hardware_inputs import HardwareInputs, objects_of
 from .weak_trees import check_scored, check_training
 
 
 @dataclass
-class Axol1tlV5:
+class Axol1tlV5(HardwareInputs):
     """Backbone d - 29 - 10 with ReLU gives h; autoencoder 10 - 9 - 6 - 4 - 6 - 9 - 10 of h; score = sum of (out - h)^2.
 
     First the backbone, under a ``projector`` of three layers with batch normalisation that is thrown away, by VICReg (2105.04906)
@@ -50,6 +50,7 @@ class Axol1tlV5:
     """
 
     paper: ClassVar[str] = "2411.19506"
+    more_papers: ClassVar[tuple[str, ...]] = ("2105.04906",)
 
     backbone: tuple[int, ...] = (29, 10)
     projector: int = 40
@@ -67,15 +68,6 @@ class Axol1tlV5:
     types: V5Types = field(default_factory=V5Types)
     seed: int = 0
     shards: int = 1
-    low: float = 5.0
-    high: float = 95.0
-    clip: float = 128.0
-    trainer: TrainPlan | None = field(default=None, repr=False, compare=False)
-    columns_: int = field(default=0, repr=False)
-    offset_: NDArray[Any] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
-    shift_: NDArray[Any] = field(
-        default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False, compare=False
-    )
     weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     backbone_record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
     record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
@@ -108,8 +100,8 @@ class Axol1tlV5:
             self.types.check([d, *self.backbone], backbone_kinds(len(self.backbone)), "input")
             self.types.check(self._inner_widths(), autoencoder_kinds(len(self.encoder)), "activation")
         reference = in_identity_order(reference, self.seed)
-        self.columns_, self.weights_ = d, {}
-        self.offset_, self.shift_ = input_scale(reference, self.low, self.high)
+        self.weights_ = {}
+        self._learn_scale(reference)
         weight, x, layout = reference.weight, self.scale(reference.x), self._layout(reference.features)
         sample = Sample(x, weight[:, None], weight)
         task = Task(build_backbone, self._backbone_config(layout), backbone_loss, sample, draws=True)
@@ -166,22 +158,6 @@ class Axol1tlV5:
 
     def _types(self) -> dict[str, str] | None:
         return asdict(self.types) if self.quantised else None
-
-    def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """What `network` takes: (x - offset) * 2^-shift of raw columns x (n, d), clipped to +- ``clip``, float32."""
-        self._check()
-        if x.ndim != 2 or x.shape[1] != self.columns_:
-            raise FeatureError(
-                f"the events have shape {x.shape}, the Axol1tlV5 was trained on {self.columns_} columns"
-            )
-        factor = 2.0**-self.shift_
-        return np.ascontiguousarray(
-            scaled_columns(x, self.offset_.astype(np.float64), factor, self.clip, len(x)).T
-        )
-
-    def _check(self) -> None:
-        if self.columns_ == 0:
-            raise InputError("this Axol1tlV5 has not been fitted")
 
     def _layers(self, part: str) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         stems = [f"{part}.{i}" for i in range(len(self._kinds(part)))]
@@ -267,10 +243,6 @@ class Axol1tlV5:
         """
         names = ("input", "weight", "bias", "activation", "linear", "difference", "score")
         return {n: getattr(self.types, n) for n in names} if self.quantised else {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A trip to a worker says nothing of where it was trained."""
-        return {**self.__dict__, "trainer": None}
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """The firmware's weights by part and layer, offsets and shifts, and how both networks were trained."""

@@ -14,7 +14,7 @@ from ...fixed import Fixed, Ints
 from ...trees import IntegerTrees
 from ..base import Score
 from ..nesting import restore_under, state_under
-from .autoencoder import input_scale
+from .hardware_inputs import input_scale
 from .weak_trees import check_scored, check_training
 
 #: LightGBM refuses more leaves in a tree.

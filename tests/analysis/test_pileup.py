@@ -71,6 +71,12 @@ def test_bins_hold_every_crossing_once(sample):
     assert sum(b.rate.n_pass for b in bins) == kept.sum()
 
 
+def test_one_number_of_collisions_is_one_bin():
+    kept = np.arange(100) < 30
+    (only,) = rate_by_pileup(kept, np.ones(100), np.full(100, 50), BUNCHES)
+    assert (only.low, only.high, only.rate.n_pass) == (50, 50, 30)
+
+
 def test_luminosity():
     # 50 collisions in each of 2544 bunches: 50 * 2544 * 11245.6 / 8e-26 cm^2
     assert luminosity_e34(50.0, 2544, 80.0) == pytest.approx(1.788, rel=1e-3)

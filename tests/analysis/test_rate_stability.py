@@ -35,6 +35,13 @@ def test_groups_are_in_time_order_and_split_no_section():
     assert group[0] == group[3] == group.max()
 
 
+def test_the_p_value_does_not_know_the_order_of_the_rows():
+    kept, weight, run, section = sample(5, 2.0)
+    mixed = np.random.default_rng(1).permutation(N)
+    found = [rate_by_section(kept[i], weight[i], run[i], section[i], 2544) for i in (slice(None), mixed)]
+    assert found[0].p_value == found[1].p_value < 0.5
+
+
 def test_one_section_is_refused():
     kept, weight, run, section = sample(1)
     with pytest.raises(FitError, match="nothing to compare"):

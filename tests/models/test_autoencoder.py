@@ -8,7 +8,8 @@ import torch
 from elsewhere.errors import FeatureError, InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.models.base import Exportable
-from elsewhere.models.scores.autoencoder import Autoencoder, input_scale, objects_of
+from elsewhere.models.scores.autoencoder import Autoencoder
+from elsewhere.models.scores.hardware_inputs import input_scale, objects_of
 
 NAMES = [f"{o}_{k}" for o in ("MET", "EG0", "Jet0") for k in ("pt", "eta", "phi")]
 FEATURES = FeatureSet("l1", tuple(Column(name, "", "") for name in (*NAMES, "n")))

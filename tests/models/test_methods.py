@@ -94,3 +94,7 @@ def test_citations_are_given_once_in_order_and_unknown_ones_refused():
     assert text.count("@article") == 2
     with pytest.raises(ConfigError, match=r"9999\.99999"):
         citations(["9999.99999"])
+
+
+def test_a_method_of_two_papers_cites_both():
+    assert papers_of("Axol1tlV5", {}, "score") == ["2411.19506", "2105.04906"]

@@ -9,7 +9,7 @@ from elsewhere.events import Column, FeatureSet
 from elsewhere.models.augmentations.level1 import Layout, Strength, blurred, filled, masked, turned, view
 from elsewhere.models.networks.dense import initialise
 from elsewhere.models.networks.vicreg import projector, vicreg, vicreg_terms
-from elsewhere.models.scores.autoencoder import objects_of
+from elsewhere.models.scores.hardware_inputs import objects_of
 
 Z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
 OTHER = torch.tensor([[1.0, 0.5], [0.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
