@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check faults bench-demo bench-streaming bench-resonant bench-trigger bench-gpu benchmarks samples clean
+.PHONY: help setup demo test lint types check faults bench-demo bench-streaming bench-resonant bench-trigger bench-outliers bench-gpu benchmarks samples clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -64,14 +64,18 @@ bench-resonant: $(VENV)/.dev ## the figures of the resonant search -> benchmarks
 	$(BIN)/python benchmarks/resonant/blackboxes.py
 	$(BIN)/python benchmarks/resonant/collect.py
 
-bench-trigger: $(VENV)/.dev ## the figures of the trigger, from training to firmware -> benchmarks/results/trigger.json (half an hour, and as long for its events at first; needs verilator, yosys)
+bench-trigger: $(VENV)/.dev ## the figures of the trigger, from training to firmware -> benchmarks/results/trigger*.json (an hour and a half; makes its events first; needs verilator, yosys)
 	$(BIN)/python benchmarks/trigger/run.py
+	$(BIN)/python benchmarks/trigger/front.py
 	$(BIN)/python benchmarks/trigger/pileup.py
+
+bench-outliers: $(VENV)/.dev ## outlier scores on the dijet problem -> benchmarks/results/outliers.json (half an hour; makes its events first)
+	ELSEWHERE_SET=small $(BIN)/python benchmarks/outliers/dijets.py
 
 bench-gpu: $(VENV)/.dev ## where torch sees a GPU: the scan of networks and the flow of CATHODE on it -> benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/speed/gpu.py
 
-benchmarks: bench-demo faults bench-streaming bench-resonant bench-trigger ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
+benchmarks: bench-demo faults bench-streaming bench-resonant bench-trigger bench-outliers ## every benchmark: the above, how the demo varies with its seed, and the firmware emulator's speed
 	$(BIN)/python benchmarks/spread.py
 	$(BIN)/python benchmarks/speed/firmware.py
 

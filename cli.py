@@ -219,6 +219,7 @@ _TEXTS = {
     "limits": "Upper limits of every window and cut, and the likelihood for other programs.",
     "studies": "Injections, stability, importance and the oddest events of the best window.",
     "rates": "Rate against threshold, float and firmware.",
+    "front": "Resources against physics: the score for other widths and parts of its weights.",
     "firmware": "Export the network, compile it, and compare it bit by bit.",
     "report": "One self-contained page and every number as JSON.",
 }

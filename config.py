@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .deploy.clusters.sections import AnyCluster
 from .errors import ConfigError
 from .events import Window
-from .sections import FirmwareSection, Name, Positive, RatesSection, Section
+from .sections import FirmwareSection, FrontSection, Name, Positive, RatesSection, Section
 
 
 class Dataset(Section):
@@ -257,6 +257,7 @@ class SearchConfig(Section):
     hunt: HuntSection | None = None
     rates: RatesSection | None = None
     firmware: FirmwareSection | None = None
+    front: FrontSection | None = None
     studies: StudiesSection | None = Field(None, description="{}: those that need no settings")
     run: RunSection = Field(default_factory=lambda: RunSection.model_validate({}))
     report: ReportSection = ReportSection()
@@ -297,6 +298,14 @@ class SearchConfig(Section):
             )
         if self.hunt is not None and self.reference is None:
             raise ValueError("hunt needs a reference, for example {method: Sidebands, width: 400.0}")
+        return self
+
+    @model_validator(mode="after")
+    def _front_compares_efficiencies(self) -> SearchConfig:
+        if self.front is not None and self.rates is None:
+            raise ValueError("front needs rates: it is the trigger study's")
+        if self.front is not None and "signal" not in {d.role for d in self.events.datasets.values()}:
+            raise ValueError("front needs a dataset with role: signal: it compares efficiencies")
         return self
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -39,13 +39,22 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """One named number per event: its unit, its allowed range (None: unbounded), one line of meaning."""
+    """One named number per event: its unit, its allowed range (None: unbounded), one line of meaning.
+
+    ``step``: what 1 stands for where trigger hardware counts, in the column's unit; None where no hardware has the column.
+    """
 
     name: str
     unit: str
     meaning: str
     low: float | None = None
     high: float | None = None
+    step: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary, without the step of a column that has none (as it was written before there were steps)."""
+        raw = asdict(self)
+        return raw if self.step is not None else {k: v for k, v in raw.items() if k != "step"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,10 @@ class FeatureSet:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_json` undoes it."""
-        return asdict(self)
+        return {
+            "name": self.name, "columns": [c.to_json() for c in self.columns],
+            "mass": None if self.mass is None else self.mass.to_json(), "extras": [c.to_json() for c in self.extras],
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> FeatureSet:
@@ -84,8 +96,17 @@ class FeatureSet:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the definition: equal digests mean equal columns, units and order."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """sha256 of the definition: equal digests mean equal columns, units and order.
+
+        Steps are left out: they change no number, and columns and models written before there were steps stay good.
+        """
+
+        def plain(columns: Sequence[Column]) -> tuple[Column, ...]:
+            return tuple(replace(c, step=None) for c in columns)
+
+        mass = self.mass and replace(self.mass, step=None)
+        bare = replace(self, columns=plain(self.columns), mass=mass, extras=plain(self.extras))
+        return hashlib.sha256(json.dumps(bare.to_json(), sort_keys=True).encode()).hexdigest()
 
     def require_same(self, other: FeatureSet, mine: str, theirs: str) -> None:
         """Raise `FeatureError` naming both sides' first differing column unless ``other`` has the same columns."""
@@ -188,3 +209,16 @@ def fold_of(identity: NDArray[np.void], folds: int, seed: int) -> NDArray[np.int
 def in_identity_order(events: Events, seed: int = 0, n: int | None = None) -> Events:
     """The events, or the first ``n`` of them, in an order that their identities and the seed decide, not that of the rows."""
     return events.take(np.argsort(identity_hash(events.identity, seed), kind="stable")[:n])
+
+
+def drawn_by_weight(events: Events, seed: int = 0) -> NDArray[np.int64]:
+    """As many rows as there are events, each event as often as its weight asks, to within one; equal weights: every row once.
+
+    Systematic resampling along the rows as they are, from one random start: bring them `in_identity_order` first. A training whose
+    batches need means of equal events learns from these rows, where single heavy weights would be most of a batch. Weights must not
+    be negative, nor all zero.
+    """
+    n, total = len(events), np.cumsum(events.weight)
+    start = np.random.default_rng([seed, 0xD4A7]).random()
+    rows = np.searchsorted(total, (np.arange(n) + start) * (total[-1] / n), side="right")
+    return np.minimum(rows, n - 1).astype(np.int64)

@@ -22,10 +22,13 @@ from .analysis.plots import (
     score_edges,
 )
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
+from .deploy.cms_export import cms_rows
 from .deploy.rtl_export import hardware_rows
+from .deploy.side_by_side import side_by_side_table, side_by_side_words
 from .menus import sentences, tables
 from .models.store import record_of
 from .report_conditions import conditions_part
+from .report_front import front_part
 from .resonance import join
 from .stages import Search
 from .trigger import FIRMWARE, FLOAT, MODEL, names_with, outcome
@@ -88,7 +91,7 @@ def _firmware_part(search: Search, data: Table, found: dict[str, Any], label: st
         (x["name"], x["kind"], ", ".join(f"{k} {v}" for k, v in x["precision"].items()))
         for x in record["layers"]
     ]
-    hardware = hardware_rows(record)
+    hardware, both = hardware_rows(record) + cms_rows(record), side_by_side_table(record)
     return ReportPart(
         "Firmware",
         f"hls4ml project compiled by g++ and used as a score in the stream. {verified['mismatches']} of "
@@ -105,7 +108,8 @@ def _firmware_part(search: Search, data: Table, found: dict[str, Any], label: st
                 rows,
                 "Same threshold for both.",
             ),
-            *([ReportTable(("quantity", "value"), hardware, "The network as Verilog.")] if hardware else []),
+            *([ReportTable(("quantity", "value"), hardware, "The network as hardware.")] if hardware else []),
+            *([ReportTable(*both, side_by_side_words(record))] if both else []),
             ReportTable(("layer", "kind", "types"), layers, "What every number of the firmware is."),
         ],
     )
@@ -122,8 +126,9 @@ def _training_part(search: Search, label: str) -> ReportPart | None:
     record = record_of(search.space.path("models", MODEL)).get("training")
     if not record:
         return None
-    rate = [record["learning_rate"]] * record["epochs"]
-    curve = TrainingCurve("autoencoder", list(record["train_loss"]), list(record["validation_loss"]), rate)
+    curve = TrainingCurve(
+        search.config.score.method, list(record["train_loss"]), list(record["validation_loss"])
+    )
     workers = f"{record['workers']} worker{'s' if record['workers'] > 1 else ''}"
     return ReportPart(
         "Training",
@@ -186,7 +191,7 @@ def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch
     if "firmware_against_float" in found:
         facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))
     parts = [
-        _rates_part(found, label), _menu_part(found), conditions_part(found["conditions"], main["points"], label), _firmware_part(search, data, found, label), _scores_part(data, signals, label),
+        _rates_part(found, label), _menu_part(found), conditions_part(found["conditions"], main["points"], label), _firmware_part(search, data, found, label), front_part(search, label), _scores_part(data, signals, label),
         _training_part(search, label), *shared,
     ]  # fmt: skip
     return ReportSearch(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from . import hunting, resonance, statements, trigger
+from . import fronts, hunting, resonance, statements, trigger
 from .config import SearchConfig, load_config
 from .errors import ConfigError
 from .events import FeatureSet
@@ -49,6 +49,8 @@ def shrunk(config: SearchConfig) -> SearchConfig:
         raw["hunt"]["windows"]["step"] = config.hunt.windows.step * 2
     if config.studies is not None:
         raw["studies"] |= {"injections": config.studies.injections[:1], "trials": 1}
+    if config.front is not None:
+        raw["front"] |= {"bits": config.front.bits[:2], "pruning": config.front.pruning[:2], "epochs": 2}
     return SearchConfig.model_validate(raw)
 
 
@@ -83,6 +85,16 @@ def stages(search: Search) -> list[Stage]:
                 "rates", ("score",), trigger.rates_inputs, lambda s, _k, p: trigger.run_rates(s, p), "steps"
             )
         )
+        if search.config.front is not None:
+            after.append(
+                Stage(
+                    "front",
+                    ("rates",),
+                    fronts.front_inputs,
+                    lambda s, _k, p: fronts.run_front(s, p),
+                    "points",
+                )
+            )
     from .reports import report
 
     last: tuple[str, ...] = (after[-1].name,)
@@ -114,6 +126,7 @@ def plan_search(search: Search, upto: str | None = None) -> list[Planned]:
 def run_search(search: Search, upto: str | None = None, reporter: Reporter | None = None) -> list[Planned]:
     """Run the stages up to and including ``upto`` (None: all) that are not up to date."""
     check_methods(search.config)
+    trigger.check_firmware(search)
     steps = stages(search)
     return run_stages(search, steps, _upto(steps, upto), reporter or Reporter())
 
@@ -126,6 +139,8 @@ def check_methods(config: SearchConfig) -> None:
         section = getattr(config, factor)
         if section is not None:
             build(section.method, section.settings, factor)
+    if config.front is not None:
+        fronts.check_front(config)
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,7 @@ def check_search(search: Search) -> Found:
     from .streaming import features_of, inputs_of, role_of
 
     check_methods(search.config)
+    trigger.check_firmware(search)
     features = features_of(search)
     found = inputs_of(search)
     rows = tuple(
@@ -167,6 +183,10 @@ def outcome(search: Search, stage: str) -> list[str]:
         lines = hunting.outcome(search)
     elif stage in ("rates", "report") and search.config.rates is not None:
         lines = trigger.outcome(search)
+        if stage == "report" and search.config.front is not None:
+            lines += fronts.outcome(search)
+    elif stage == "front":
+        lines = fronts.outcome(search)
     else:
         lines = [f"{stage}: done, see {search.space.root}", *outliers(search)]
     if stage == "report":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -78,11 +79,19 @@ class FaultSection(Section):
 
     @model_validator(mode="after")
     def _does_something(self) -> FaultSection:
-        given, own = self.model_fields_set, {"scale": {"factor"}, "dead": set(), "hot": {"et", "occupancy"}}
+        # By what differs from the defaults: a section that was written out with all of them is the same section.
+        given = {
+            n
+            for n, f in type(self).model_fields.items()
+            if getattr(self, n) != f.get_default(call_default_factory=True)
+        }
+        own = {"scale": {"factor"}, "dead": set[str](), "hot": {"et", "occupancy"}}
         if self.kind == "scale" and ("factor" not in given or given & {"eta", "phi"}):
-            raise ValueError("a scale takes factor, and no eta or phi: it is everywhere")
-        if self.kind != "scale" and not ({"eta", "phi"} <= given or "regions" in given):
-            raise ValueError(f"a {self.kind} area needs eta and phi, or regions")
+            raise ValueError("a scale takes a factor other than 1, and no eta or phi: it is everywhere")
+        if self.kind != "scale" and not given & {"eta", "phi", "regions"}:
+            raise ValueError(
+                f"a {self.kind} area needs eta and phi, or regions; without, it is the whole detector"
+            )
         foreign = given & ({"factor", "et", "occupancy"} - own[self.kind])
         if foreign:
             raise ValueError(f"a fault of kind {self.kind} takes no {sorted(foreign)[0]}")
@@ -115,6 +124,15 @@ class RatesSection(Section):
         return self
 
 
+class CmsSection(Section):
+    """The exported network as an emulator of CMSSW, which loads it as NAME_vVERSION.so."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")] = Field(
+        description="a name C++ can have, for example axol1tl"
+    )
+    version: Positive = 1
+
+
 class FirmwareSection(Section):
     """The firmware project of the trained network."""
 
@@ -129,9 +147,43 @@ class FirmwareSection(Section):
         100_000, description="events of the Verilog's proof; extreme patterns fill up"
     )
     cost: bool = Field(False, description="count the Verilog's logic cells (yosys)")
+    cms: CmsSection | None = Field(
+        None,
+        description="make the emulator for CMSSW, which takes hardware integers (features l1 or regions)",
+    )
 
     @model_validator(mode="after")
     def _cost_is_of_the_rtl(self) -> FirmwareSection:
         if self.cost and not self.rtl:
             raise ValueError("cost: true counts the cells of the Verilog; set rtl: true as well")
+        return self
+
+
+class FrontSection(Section):
+    """Resources against physics: the score trained anew for every width of its weights and every part of them pruned."""
+
+    bits: Annotated[list[Annotated[int, Field(ge=2, le=16)]], Field(min_length=1)] = Field(
+        description="widths of the weights' type, increasing"
+    )
+    pruning: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1)] = Field(
+        default_factory=lambda: [0.0], description="parts of the weights that are zero, increasing"
+    )
+    integer: Annotated[int, Field(ge=-4, le=8)] = Field(
+        1,
+        description="integer bits of the weights' type, the sign among them: with 1 they lie between -1 and 1",
+    )
+    target_khz: AboveZero = Field(10.0, description="rate at which the signals' efficiencies are compared")
+    epochs: Positive | None = Field(None, description="of every training; default: the score's own")
+    trainings: Positive = Field(1, description="of every setting, with the score's seed and those after it")
+    cost: Literal["estimate", "yosys"] = Field(
+        "estimate",
+        description="look-up tables: da4ml's estimate, or counted by yosys as well (minutes a point)",
+    )
+
+    @model_validator(mode="after")
+    def _increasing(self) -> FrontSection:
+        asked: dict[str, list[int] | list[float]] = {"bits": self.bits, "pruning": self.pruning}
+        for name, values in asked.items():
+            if any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{name} {values} must increase strictly")
         return self

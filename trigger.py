@@ -13,23 +13,27 @@ from .analysis.report import plain
 from .conditions import conditions_study
 from .conditions import sentences as circumstances
 from .config import SearchConfig
+from .deploy.cms_export import CmsRequest, cms_sentences
 from .deploy.emulator import FirmwareScore, InputScale
 from .deploy.firmware import export, write_thresholds
+from .deploy.hardware import HardwareUnits
 from .deploy.precision import FirmwareSettings
 from .deploy.rtl import RtlSettings
 from .deploy.rtl_export import RtlRequest, hardware_sentences
 from .deploy.tree_firmware import export_trees
 from .errors import ConfigError, FitError
+from .events import FeatureSet
 from .menus import menu_study, sentences
 from .models.base import TrainedTypes, TreeExportable
 from .models.device import on
 from .models.folds import Guarded
-from .models.methods import build
+from .models.methods import build, method
 from .models.store import Stored, load, save
 from .models.training import TrainPlan
 from .resonance import join
 from .sections import FirmwareSection
 from .stages import Progress, Search
+from .streaming import features_of
 from .workspace import Table, read_json, write_json
 
 MODEL = "trigger"
@@ -60,7 +64,7 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
         )
     if hasattr(score, "trainer"):
         score.trainer = TrainPlan(
-            backend="ray" if ray else "plain", workers=config.run.workers if ray else 1, ray_address=config.run.ray,
+            backend="ray" if ray else "plain", workers=_workers(config, score) if ray else 1, ray_address=config.run.ray,
             folder=search.space.path("models", f".{MODEL}-checkpoint"),
             progress=lambda epoch, *_: progress(epoch, getattr(score, "epochs", epoch)),
         )  # fmt: skip
@@ -73,6 +77,11 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
     return [f"models/{MODEL}/model.json"], {"training": record.get("training")}
 
 
+def _workers(config: SearchConfig, score: Any) -> int:
+    """As many workers as are there, but no more than the pieces that the score cuts its batches into."""
+    return min(config.run.workers, getattr(score, "shards", 1))
+
+
 def firmware_inputs(search: Search) -> Any:
     """Settings of the firmware."""
     return search.config.firmware.model_dump() if search.config.firmware else None
@@ -83,6 +92,7 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
     config, section = search.config, search.config.firmware
     if section is None:
         raise ConfigError("firmware: this search has no section firmware")
+    check_firmware(search)
     guarded, features = load(search.space.path("models", MODEL))
     score = guarded.inner
     progress(0, 2)
@@ -90,6 +100,8 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
     vectors = held_out.x[: section.vectors]
     settings = FirmwareSettings(clock_ns=section.clock_ns, part=section.part, **_types(score))
     scale = InputScale(tuple(float(o) for o in score.offset_), tuple(float(2.0**-s) for s in score.shift_))
+    if section.cms is not None:
+        features = _counted(search, features)
     rest: Any = (features, scale, search.space.path("firmware"), vectors)
     if isinstance(score, TreeExportable):
         if section.rtl:
@@ -98,14 +110,37 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
             )
         made = export_trees(score, *rest, settings=settings)
     else:
-        made = export(score, *rest, settings=settings, rtl=_rtl(section, held_out.x))
+        cms = None if section.cms is None else CmsRequest(section.cms.name, section.cms.version)
+        made = export(score, *rest, settings=settings, rtl=_rtl(section, held_out.x), cms=cms)
     progress(2, 2)
     record = {
         "compile_s": round(made.compile_s, 2),
         "events": made.bits.events,
         "mismatches": made.bits.mismatches,
-    } | (made.rtl.to_json() if made.rtl is not None else {})
+    }
+    for part in (made.rtl, made.cms):
+        record |= part.to_json() if part is not None else {}
     return ["firmware/firmware.json"], record
+
+
+def check_firmware(search: Search) -> None:
+    """Raise `ConfigError` before any work starts where the firmware cannot become what firmware.cms asks for."""
+    section = search.config.firmware
+    if section is None or section.cms is None:
+        return
+    if issubclass(method(search.config.score.method), TreeExportable):
+        raise ConfigError(
+            f"firmware.cms: a {search.config.score.method} is of trees, and only networks (hls4ml) become an emulator of CMSSW; "
+            "leave cms out or choose another score"
+        )
+    HardwareUnits.of(features_of(search).features)
+
+
+def _counted(search: Search, features: FeatureSet) -> FeatureSet:
+    """The feature set as its definition has it now: a model trained before columns had steps does not know them."""
+    defined = features_of(search).features
+    features.require_same(defined, "the trained model", "the feature definition")
+    return defined
 
 
 def _types(score: Any) -> dict[str, Any]:
@@ -250,7 +285,7 @@ def outcome(search: Search) -> list[str]:
     if "firmware_against_float" in found:
         agreement = found["firmware_against_float"]
         record = read_json(search.space.path("firmware", "firmware.json"))
-        lines += hardware_sentences(record)
+        lines += hardware_sentences(record) + cms_sentences(record)
         record = record["verified"]
         lines.append(
             f"firmware: {record['mismatches']} of {record['events']:,} events differ from an independent fixed-point "

@@ -91,7 +91,7 @@ def rate_curve(
 def threshold_for(score: Array, weight: Array, khz: float, bunches: int) -> float:
     """The smallest score whose rate (score > threshold) is at most ``khz``: one of the scores, or just below all.
 
-    Raises `FitError` when even one crossing is a higher rate than asked: the sample is too small for it.
+    Raises `FitError` when even one crossing, or those that share the largest score, are a higher rate than asked.
     """
     refuse_outlier(weight, "crossings")
     order = np.argsort(-score, kind="stable")
@@ -102,6 +102,12 @@ def threshold_for(score: Array, weight: Array, khz: float, bunches: int) -> floa
     above = np.where(first > 0, rate[first - 1], 0.0)
     allowed = np.flatnonzero((above <= khz) & (above > 0))
     if len(allowed) == 0:
+        shared = int((ranked == ranked[0]).sum())
+        if shared > 1:
+            raise FitError(
+                f"the largest score, {ranked[0]:g}, is that of {shared} crossings ({rate[shared - 1]:.3g} kHz): no threshold gives "
+                f"{khz:g} kHz"
+            )
         raise FitError(
             f"{khz:g} kHz is less than one of {len(score)} crossings ({rate[0]:.3g} kHz); use more zero bias or a higher target"
         )

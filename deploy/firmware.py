@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,9 +24,11 @@ from ..events import FeatureSet
 from ..fixed import Fixed
 from ..models.base import Exportable
 from ..workspace import read_json, write_json
-from .emulator import RECORD, InputScale
+from .cms_export import CmsRequest, CmsResult, add_cms, cms_readme
+from .emulator import RECORD, FirmwareFolder, InputScale
 from .fixedpoint import BitReport, compare_inputs, extreme_inputs
 from .folder import FirmwareRecord, integer_thresholds, replacing
+from .hardware import HardwareUnits
 from .library import compile_library, open_library, write_wrapper
 from .precision import FirmwareSettings, NetworkPlan, plan_network
 from .project import read_project
@@ -38,12 +41,13 @@ _TOP = "score"
 
 @dataclass(frozen=True)
 class FirmwareExport:
-    """What an export made: the folder, the compile time [s], the bit-by-bit comparison (extremes included), the RTL."""
+    """What an export made: the folder, the compile time [s], the bit-by-bit comparison (extremes included), RTL, CMS emulator."""
 
     folder: Path
     compile_s: float
     bits: BitReport
     rtl: RtlResult | None = None
+    cms: CmsResult | None = None
 
 
 def export(
@@ -57,15 +61,51 @@ def export(
     thresholds: Mapping[str, float] | None = None,
     extremes: int = 1000,
     rtl: RtlRequest | None = None,
+    cms: CmsRequest | None = None,
 ) -> FirmwareExport:
     """Export ``score`` into ``folder`` (replaced if it exists).
 
     ``vectors`` (n, d): raw events in physical units, kept as test vectors and compared bit by bit, with ``extremes``
-    patterns at the borders of the input type; ``rtl``: write and prove Verilog, too. Raises `ConfigError` if the network
-    cannot become firmware or a tool is missing, `FeatureError` if columns and scale differ in number, `ElsewhereError` if
-    one bit differs.
+    patterns at the borders of the input type; ``rtl``: write and prove Verilog, too; ``cms``: and the emulator for CMSSW.
+    Raises `ConfigError` if the network cannot become firmware, a tool is missing or hardware does not count the columns,
+    `FeatureError` if columns and scale differ in number, `ElsewhereError` if one bit differs.
     """
     settings = settings or FirmwareSettings()
+    _require(features, scale, vectors, rtl, cms)
+    plan = plan_network(score.network(), settings)
+    with replacing(folder) as draft:
+        hls, start = draft / "hls", time.perf_counter()
+        _convert(plan, len(features), hls, draft / "hls4ml.log", settings)
+        write_wrapper(hls, len(features), _TOP)
+        converted = time.perf_counter() - start
+        library, seconds = compile_library(hls, draft)
+        bits = _vectors(draft, library, scale, raw=vectors, extremes=extremes, settings=settings)
+        made = add_rtl(draft, library, scale, rtl, (converted, seconds)) if rtl is not None else None
+        opened = FirmwareFolder(
+            draft, {"library": library.name, "score_type": settings.score}, features, scale
+        )
+        emulator = add_cms(opened, cms) if cms is not None else None
+        parts = [readme_part(made)] if made is not None else []
+        parts += [cms_readme(emulator)] if emulator is not None else []
+        _write_readme(draft, features, plan, "".join(parts))
+        about: dict[str, Any] = {
+            "settings": asdict(settings),
+            "layers": [{"name": p.name, "kind": p.kind, "precision": p.precision()} for p in plan.layers],
+        }
+        for result in (made, emulator):
+            about |= {} if result is None else result.to_json()
+        what = FirmwareRecord(
+            features, scale, settings.type("score"), bits, ("hls4ml", "torch", "numpy"), about
+        )
+        what.write(draft, library.name, thresholds or {})
+    log.info("firmware in %s: %d events compared, %d mismatches", folder, bits.events, bits.mismatches)
+    return FirmwareExport(folder, seconds, bits, made, emulator)
+
+
+def _require(
+    features: FeatureSet, scale: InputScale, vectors: NDArray[Any], rtl: RtlRequest | None, cms: CmsRequest | None
+) -> None:  # fmt: skip
+    """Refuse what cannot be exported before anything is made."""
     width = len(features)
     if len(scale.offset) != width or vectors.ndim != 2 or vectors.shape[1] != width:
         raise FeatureError(
@@ -77,25 +117,8 @@ def export(
         )
     if rtl is not None:
         rtl.require_tools()
-    plan = plan_network(score.network(), settings)
-    with replacing(folder) as draft:
-        hls = draft / "hls"
-        _convert(plan, width, hls, draft / "hls4ml.log", settings)
-        write_wrapper(hls, width, _TOP)
-        library, seconds = compile_library(hls, draft)
-        bits = _vectors(draft, library, scale, raw=vectors, extremes=extremes, settings=settings)
-        made = add_rtl(draft, library, scale, rtl) if rtl is not None else None
-        _write_readme(draft, features, plan, readme_part(made) if made is not None else "")
-        about: dict[str, Any] = {
-            "settings": asdict(settings),
-            "layers": [{"name": p.name, "kind": p.kind, "precision": p.precision()} for p in plan.layers],
-        } | ({} if made is None else made.to_json())
-        what = FirmwareRecord(
-            features, scale, settings.type("score"), bits, ("hls4ml", "torch", "numpy"), about
-        )
-        what.write(draft, library.name, thresholds or {})
-    log.info("firmware in %s: %d events compared, %d mismatches", folder, bits.events, bits.mismatches)
-    return FirmwareExport(folder, seconds, bits, made)
+    if cms is not None:
+        HardwareUnits.of(features)
 
 
 def write_thresholds(folder: Path, thresholds: Mapping[str, float]) -> None:
@@ -182,7 +205,7 @@ def _vectors(
     return bits
 
 
-def _write_readme(draft: Path, features: FeatureSet, plan: NetworkPlan, rtl: str) -> None:
+def _write_readme(draft: Path, features: FeatureSet, plan: NetworkPlan, more: str) -> None:
     rows = "\n".join(
         f"| {p.name} | {p.kind} | {', '.join(f'{k} {v}' for k, v in p.precision().items())} |"
         for p in plan.layers
@@ -198,7 +221,7 @@ integer thresholds of `{RECORD}`.
   `hls/tb_data` holds the first 1000 in decimal for the test bench.
 * `emulator-*.so`: the same C++ compiled by g++, `hls/emulator.cpp` is its source. Its bits were compared with an
   independent evaluation, every layer of every event, before this folder was written.
-{rtl}
+{more}
 | layer | kind | types |
 |---|---|---|
 {rows}

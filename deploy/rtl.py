@@ -216,9 +216,10 @@ def compile_rtl(rtl: Path, into: Path) -> Simulation:
     words = -(-kind.width * record["inputs"] // 32)
     into.mkdir(parents=True, exist_ok=True)
     (into / "driver.cpp").write_text(_DRIVER.replace("@WORDS@", str(words)))
+    # Without -fno-const-bit-op-tree verilator 5.006 gets a rounding bit after a ReLU wrong: {1'b0, w[0] & w[1]} becomes -1.
     command = [
         "verilator", "--cc", "--exe", "--build", "--top-module", record["top"], "--prefix", "Vscore", "--Mdir",
-        str(into / "obj"), "-O3", "-Wno-fatal", "-Wfuture-WIDTHTRUNC", "-CFLAGS", "-O1",
+        str(into / "obj"), "-O3", "-fno-const-bit-op-tree", "-Wno-fatal", "-Wfuture-WIDTHTRUNC", "-CFLAGS", "-O1",
         "-MAKEFLAGS", "OPT_GLOBAL=-O0 OPT_SLOW=-O0", "-o", str(into.resolve() / "simulate"),
         *(str(f.resolve()) for f in verilog_files(rtl)), str((into / "driver.cpp").resolve()),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, ElsewhereError, FeatureError
+from ..workspace import read_json
 from .cost import Cost, cost_of
 from .emulator import InputScale
 from .library import open_library
 from .project import read_project
-from .rtl import RtlSettings, write_rtl
+from .rtl import RECORD, RtlSettings, write_rtl
 from .rtl_proof import Proof, Rtl, prove_inputs, with_extremes
 from .rtl_trace import require_da4ml
+from .side_by_side import SideBySide, side_by_side, side_by_side_sentences
 
 log = logging.getLogger(__name__)
 
@@ -51,39 +54,52 @@ class RtlRequest:
 
 @dataclass(frozen=True)
 class RtlResult:
-    """The proof of the RTL, and its cost where it was asked for."""
+    """The proof of the RTL, its cost where it was asked for, and both exports of the network next to each other."""
 
     proof: Proof
     cost: Cost | None
+    compared: SideBySide
 
     def to_json(self) -> dict[str, Any]:
         """What firmware.json records."""
-        record: dict[str, Any] = {"rtl": self.proof.to_json()}
+        record: dict[str, Any] = {"rtl": self.proof.to_json()} | self.compared.to_json()
         if self.cost is not None:
             record["cost"] = self.cost.to_json()
         return record
 
 
-def add_rtl(folder: Path, library: Path, scale: InputScale, request: RtlRequest) -> RtlResult:
-    """Write ``rtl/`` into a folder with ``hls/`` and a compiled emulator, prove it, count its cells.
+def add_rtl(
+    folder: Path, library: Path, scale: InputScale, request: RtlRequest, seconds: tuple[float, float] = (0.0, 0.0)
+) -> RtlResult:  # fmt: skip
+    """Write ``rtl/`` into a folder with ``hls/`` and a compiled emulator, prove it, count its cells, compare both exports.
 
-    Raises `ElsewhereError` naming the first difference if one bit differs, `FeatureError` for events of another width.
+    ``seconds``: what conversion and compilation of ``hls/`` took. Raises `ElsewhereError` naming the first difference if one
+    bit differs, `FeatureError` for events of another width.
     """
     project = read_project(folder / "hls")
     if request.raw.ndim != 2 or request.raw.shape[1] != project.n_in:
         raise FeatureError(
             f"the firmware takes {project.n_in} inputs, events of the proof have shape {request.raw.shape}"
         )
+    start = time.perf_counter()
     write_rtl(project, folder / "rtl", request.settings)
+    traced = time.perf_counter() - start
     patterns = max(request.extremes, request.events - len(request.raw))
     inputs = with_extremes(project, scale.apply(request.raw), patterns)
     emulator = open_library(library, folder / "hls", project.n_in)
     with tempfile.TemporaryDirectory() as place:
-        proof = prove_inputs(emulator, project, Rtl.open(folder / "rtl", Path(place)), inputs)
-    if not proof.exact:
-        raise ElsewhereError(f"the RTL is not the evaluated network: {proof}")
-    log.info("RTL: %s, latency %d cycles", proof, proof.timing.latency_cycles)
-    return RtlResult(proof, cost_of(folder / "rtl") if request.cost else None)
+        rtl = Rtl.open(folder / "rtl", Path(place))
+        proof = prove_inputs(emulator, project, rtl, inputs)
+        if not proof.exact:
+            raise ElsewhereError(f"the RTL is not the evaluated network: {proof}")
+        log.info("RTL: %s, latency %d cycles", proof, proof.timing.latency_cycles)
+        cost = cost_of(folder / "rtl") if request.cost else None
+        took = {"hls4ml": seconds, "interpreter": (traced, 0.0), "rtl": (traced, proof.compile_s)}
+        estimate = read_json(folder / "rtl" / RECORD)["lut_estimate"]
+        compared = side_by_side(
+            project, emulator, rtl, proof, inputs, took, estimate, cost, Path(place) / "stand_in"
+        )
+    return RtlResult(proof, cost, compared)
 
 
 def readme_part(result: RtlResult) -> str:
@@ -104,7 +120,11 @@ def readme_part(result: RtlResult) -> str:
             f"* Cost by {c.tool}: {c.lut} LUT ({100 * c.lut_fraction_vu9p:.2f} % of a VU9P), {c.ff} FF, {c.dsp} DSP, logic depth "
             f"{c.depth}.\n  Not a vendor number: `firmware.json` says how far to trust it.\n"
         )
-    return text
+    speeds = ", ".join(f"{c.name} {c.khz:,.0f} kHz" for c in result.compared.columns)
+    return (
+        text
+        + f"* Scores per second, timed when this was made: {speeds}; `side_by_side` of `firmware.json` has the rest.\n"
+    )
 
 
 def hardware_sentences(record: Mapping[str, Any]) -> list[str]:
@@ -123,7 +143,7 @@ def hardware_sentences(record: Mapping[str, Any]) -> list[str]:
             f"cost by {c['tool']}: {c['lut']:,} LUT ({100 * c['lut_fraction_vu9p']:.2f} % of a VU9P), {c['ff']:,} FF, "
             f"{c['dsp']} DSP, logic depth {c['depth']}; not a vendor number"
         )
-    return lines
+    return lines + side_by_side_sentences(record)
 
 
 def hardware_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from .folds import CrossFit, Guarded
 from .nested import NestedFit
 from .networks.axol1tl_v5 import V5Types
 from .networks.cicada import StudentTypes
+from .networks.normalised import Chains
 from .networks.quantised import Types
 from .papers import PAPERS
 from .references.cathode import Cathode
@@ -29,44 +30,61 @@ from .representations.anomclr import AnomClr
 from .representations.flow_latent import FlowLatent
 from .representations.identity import Identity
 from .representations.mass_scaled import MassScaled
+from .representations.vicreg import VicReg
 from .represented import Represented
 from .scores.anode import Anode
 from .scores.autoencoder import Autoencoder
 from .scores.axol1tl import Axol1tl
 from .scores.axol1tl_v5 import Axol1tlV5
 from .scores.cicada import Cicada
+from .scores.classifier_anomaly import ClassifierAnomaly
 from .scores.flow_density import FlowDensity
+from .scores.isolation_forest import IsolationForest
+from .scores.kernel_density import KernelDensity
 from .scores.latent import LaCathode
+from .scores.mahalanobis import Mahalanobis
 from .scores.mixture_density import MixtureDensity
+from .scores.nearest_neighbours import NearestNeighbours
 from .scores.network_ensemble import NetworkEnsemble
+from .scores.normalised_autoencoder import NormalisedAutoencoder
 from .scores.paws import Gbi, Paws
+from .scores.process_density import GaussianProcessDensity
 from .scores.quak import Quak
+from .scores.quantile_flattened import QuantileFlattened
 from .scores.ranode import RAnode
 from .scores.tag_n_train import TagNTrain
 from .scores.tree_student import TreeStudent
+from .scores.variational_autoencoder import VariationalAutoencoder
 from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
 
-REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr)
+REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr, VicReg)
 REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)
 SCORES = (
     WeakTrees,
     WeakNetwork,
     NetworkEnsemble,
     Autoencoder,
+    VariationalAutoencoder,
+    NormalisedAutoencoder,
     Axol1tl,
     Axol1tlV5,
     Cicada,
     FlowDensity,
     MixtureDensity,
+    KernelDensity,
+    GaussianProcessDensity,
+    NearestNeighbours,
+    Mahalanobis,
+    IsolationForest,
     Anode,
     RAnode,
 )
-#: Scores that need what a configuration cannot name, signal simulation or two objects per event: for Python.
-PRIORS = (Paws, Gbi, Quak, TagNTrain)
+#: Scores that need what a configuration cannot name, simulation of signals or classes or two objects per event: for Python.
+PRIORS = (Paws, Gbi, Quak, TagNTrain, ClassifierAnomaly)
 #: Scores made of another, which a configuration names under ``inner``.
-AROUND = (TreeStudent,)
+AROUND = (TreeStudent, QuantileFlattened)
 WRAPPERS = (CrossFit, NestedFit, Guarded, Represented, Ensemble, Standardized, LaCathode, *AROUND)
 
 #: Methods a configuration may name, by factor. KnownBackground needs a sample handed in, so it is for Python only.
@@ -147,7 +165,7 @@ def papers_of(name: str, settings: Mapping[str, Any], factor: str) -> list[str]:
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND, Types, StudentTypes, V5Types, Strength):
+for _cls in (*REPRESENTATIONS, *REFERENCES, *SCORES, *AROUND, Types, StudentTypes, V5Types, Strength, Chains):
     _cls.__pydantic_config__ = _STRICT  # pyright: ignore[reportAttributeAccessIssue]
 
 

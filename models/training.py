@@ -22,6 +22,7 @@ from .training_task import (
     TrainingResult,
     TrainPlan,
     TrainSettings,
+    later,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "TrainSettings",
     "TrainingRecord",
     "TrainingResult",
+    "later",
     "ray_session",
     "train",
 ]

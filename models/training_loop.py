@@ -100,10 +100,15 @@ class Trainer:
         self.train = {k: torch.from_numpy(v).to(self.device) for k, v in task.train.arrays().items()}
         held = task.validation.arrays() if task.validation else {}
         self.held = {k: torch.from_numpy(v).to(self.device) for k, v in held.items()}
+        self.at_step = getattr(self.network, "at_step", None)
         whole = settings.shards == 1 and exchange.world == 1 and bool((self.train["weight"] > 0).all())
         self.graphed = (
             GraphedSteps(self.network, self.adam, self.loss, self.train, settings.batch)
-            if on_gpu and whole and not task.draws and not getattr(self.network, "draws_on_cpu", False)
+            if on_gpu
+            and whole
+            and not task.draws
+            and not getattr(self.network, "draws_on_cpu", False)
+            and not self.at_step
             else None
         )
         self.steps = 0
@@ -154,6 +159,8 @@ class Trainer:
         for start in range(0, n, batch):
             rows = order[start : start + batch]
             shards = np.array_split(rows, self.settings.shards)
+            if self.at_step is not None:
+                self.at_step(self.steps, self.all_steps)
             total = self._sum([torch.from_numpy(s).to(self.device) for s in shards])
             norm = float(self.train["weight"][torch.from_numpy(rows).to(self.device)].double().sum())
             loss += float(total[-1])

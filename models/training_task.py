@@ -52,7 +52,8 @@ class Task:
 
     ``build(config)`` gives the network with its first weights, ``config`` is JSON-ready and holds the seed of those;
     ``loss(network, x, y)`` gives one loss per event, shape (n,). With ``draws`` it takes a ``torch.Generator`` as fourth argument,
-    seeded by the training's seed, the step and the shard: the same numbers on any worker and after any interruption.
+    seeded by the training's seed, the step and the shard: the same numbers on any worker and after any interruption. A network
+    that has a method ``at_step(step, steps)`` is told of every step (counted from 0) before it.
     """
 
     build: Callable[[Mapping[str, Any]], Any]
@@ -175,3 +176,10 @@ class TrainPlan:
             how.epochs, how.batch, how.learning_rate, how.seed, shards, backend=self.backend, workers=self.workers,
             ray_address=self.ray_address,
         )  # fmt: skip
+
+
+def later(progress: Progress | None, before: int) -> Progress | None:
+    """The same progress for a training that others of ``before`` epochs came before."""
+    if progress is None:
+        return None
+    return lambda epoch, loss, held: progress(before + epoch, loss, held)

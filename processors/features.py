@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -204,6 +205,9 @@ class Dijet:
 
 
 LEVEL1_OBJECTS = (("EG", "L1EG", 4), ("Mu", "L1Mu", 4), ("Jet", "L1Jet", 10))
+#: What 1 stands for in the hardware's pT [GeV], eta and phi [rad], of calorimeter objects and sums, and of muons.
+LEVEL1_STEPS = (0.5, 0.0435, 2 * math.pi / 144)
+MUON_STEPS = (0.5, 0.010875, 2 * math.pi / 576)
 
 
 def _level1_columns() -> tuple[Column, ...]:
@@ -211,10 +215,11 @@ def _level1_columns() -> tuple[Column, ...]:
     slots = [("MET", "missing energy")]
     slots += [(f"{n}{i}", f"{branch}, number {i} by pT") for n, branch, k in LEVEL1_OBJECTS for i in range(k)]
     for slot, meaning in slots:
+        pt, eta, phi = MUON_STEPS if slot.startswith("Mu") else LEVEL1_STEPS
         out += [
-            Column(f"{slot}_pt", "GeV", f"pT of {meaning}", 0.0),
-            Column(f"{slot}_eta", "", f"eta of {meaning}", -5.2, 5.2),
-            Column(f"{slot}_phi", "rad", f"phi of {meaning}", -np.pi, np.pi),
+            Column(f"{slot}_pt", "GeV", f"pT of {meaning}", 0.0, step=pt),
+            Column(f"{slot}_eta", "", f"eta of {meaning}", -5.2, 5.2, eta),
+            Column(f"{slot}_phi", "rad", f"phi of {meaning}", -np.pi, np.pi, phi),
         ]
     return tuple(out)
 

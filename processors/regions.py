@@ -23,7 +23,14 @@ STEP = 0.5
 REGION_FEATURES = FeatureSet(
     "regions",
     tuple(
-        Column(f"region_{p}_{e}", "0.5 GeV", f"transverse energy of region {p} in phi, {e} in eta", 0.0, FULL)
+        Column(
+            f"region_{p}_{e}",
+            "0.5 GeV",
+            f"transverse energy of region {p} in phi, {e} in eta",
+            0.0,
+            FULL,
+            1.0,
+        )
         for p in range(PHI_REGIONS)
         for e in range(ETA_REGIONS)
     ),

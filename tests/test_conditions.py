@@ -116,7 +116,7 @@ def test_a_product_that_is_a_step_stays_one():
         {"kind": "scale"},
         {"kind": "scale", "factor": 1.1, "eta": [0.0, 1.0]},
         {"kind": "dead"},
-        {"kind": "hot", "eta": [0.0, 1.0]},
+        {"kind": "hot", "et": 5.0},
         {"kind": "dead", "eta": [1.0, 0.0], "phi": [0.0, 1.0]},
         {"kind": "dead", "eta": [0.0, 1.0], "phi": [0.0, 1.0], "et": 5.0},
         {"kind": "hot", "regions": [[1, 2]], "factor": 2.0},

@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
-from elsewhere.config import load_config
+from elsewhere.config import SearchConfig, load_config
 from elsewhere.errors import ConfigError
 from elsewhere.events import Window
 from elsewhere.processors.nuisances.registry import NUISANCES, settings_of
+from elsewhere.search import shrunk
 
 ROOT = Path(__file__).resolve().parents[1]
 DIJET = ROOT / "templates" / "dijet.yaml"
@@ -14,6 +15,13 @@ DIJET = ROOT / "templates" / "dijet.yaml"
 def test_every_shipped_configuration_is_valid(path):
     config = load_config(path)
     assert config.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "templates").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_configuration_with_every_default_written_out_is_the_same(path):
+    config = load_config(path)
+    assert SearchConfig.model_validate(config.model_dump()) == config
+    assert shrunk(config).name == config.name
 
 
 @pytest.mark.parametrize("change", ["reference={method: Outside}", "representation={method: AnomClr}"])

@@ -7,6 +7,7 @@ from elsewhere.events import (
     Events,
     FeatureSet,
     Window,
+    drawn_by_weight,
     fold_of,
     identity_hash,
     in_identity_order,
@@ -110,3 +111,19 @@ def test_feature_set_round_trip_and_first_difference():
 def test_window_is_half_open():
     inside = Window(1.0, 2.0).contains(np.array([0.9, 1.0, 1.9, 2.0]))
     assert inside.tolist() == [False, True, True, False]
+
+
+def test_events_are_drawn_as_often_as_their_weights_ask():
+    many = events(1000)
+    assert np.array_equal(drawn_by_weight(many, 3), np.arange(1000))
+    weight = np.random.default_rng(1).exponential(size=1000) ** 3
+    weight[::7] = 0.0
+    heavy = Events(many.x, many.mass, weight, many.identity, many.features)
+    times = np.bincount(drawn_by_weight(heavy, 3), minlength=1000)
+    assert times.sum() == 1000
+    assert np.abs(times - 1000 * weight / weight.sum()).max() < 1
+    assert not times[::7].any()
+    assert np.array_equal(drawn_by_weight(heavy, 3), drawn_by_weight(heavy, 3))
+    assert not np.array_equal(drawn_by_weight(heavy, 3), drawn_by_weight(heavy, 4))
+    mean = np.mean([np.bincount(drawn_by_weight(heavy, s), minlength=1000) for s in range(400)], axis=0)
+    assert np.abs(mean - 1000 * weight / weight.sum()).max() < 0.15  # without bias

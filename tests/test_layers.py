@@ -22,6 +22,8 @@ TOP = {
     "conditions",
     "report_conditions",
     "detector_faults",
+    "fronts",
+    "report_front",
     "reports",
     "report_hunt",
     "report_trigger",

@@ -1,13 +1,15 @@
 """The figures of the trigger: from training to firmware, its proof, its cost, its rate and what it keeps of signals.
 
-    python benchmarks/trigger/run.py
+    python benchmarks/trigger/run.py [NAME ...]
 
-Four searches of templates/trigger.yaml on the samples that ship, each with another score: AXOL1TL's encoder trained in the types of
-its firmware, with Verilog, proof and cost; the same trained in plain numbers; the default autoencoder; a boosted-tree student of that
-autoencoder. About 15 minutes of two cores, from the columns to the end every time; needs verilator and yosys. Results go to
-results/trigger.json; without a prefix they are those of the quantised encoder.
+Searches on the set `trigger` (made first: 15 core minutes), each with another score: AXOL1TL's encoder of version 4 and version 5, both
+in the types of their firmware, and CICADA's student on calorimeter regions, all with Verilog, proof and cost; version 4 trained in
+plain numbers; the default autoencoder; a boosted-tree student of that autoencoder. Versions 4, 5 and the plain training are
+repeated with other seeds. About an hour of two cores, from the columns to the end every time; needs verilator and yosys. With NAMEs
+only those searches are made anew. Results go to results/trigger.json; without a prefix they are those of version 4.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,45 +19,143 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from common import CACHE, publish, table
+from elsewhere.analysis.rates import efficiency_at, threshold_interval
 from elsewhere.deploy.emulator import FirmwareScore
+from elsewhere.models.folds import Guarded
+from elsewhere.models.methods import build
+from elsewhere.models.store import load
+from elsewhere.samples.resonant import TRIGGER_SIGNALS, EventSet, make_set
 from elsewhere.search import open_search, run_search, template
-from elsewhere.workspace import read_json
+from elsewhere.stages import Search
+from elsewhere.workspace import read_json, write_json
 
 FOLDER = CACHE / "trigger"
-MAIN = "axol1tl"
-#: Settings of each search beside the template's, and whether Verilog is made of it.
-SEARCHES: dict[str, tuple[list[str], bool]] = {
-    MAIN: (["score={method: Axol1tl}"], True),
-    "axol1tl_float": (["score={method: Axol1tl, quantised: false}"], False),
-    "autoencoder": ([], False),
-    "tree_student": (["score={method: TreeStudent, inner: {method: Autoencoder}}"], False),
+MAIN, PLAIN, FIVE = "axol1tl", "axol1tl_float", "axol1tl_v5"
+#: The score of each search, and the adders in a row of a pipeline stage of its Verilog (None: no Verilog is made).
+SEARCHES: dict[str, tuple[dict[str, Any], int | None]] = {
+    MAIN: ({"method": "Axol1tl"}, 5),
+    PLAIN: ({"method": "Axol1tl", "quantised": False}, None),
+    FIVE: ({"method": "Axol1tlV5"}, 8),
+    "cicada": ({"method": "Cicada"}, 8),
+    "autoencoder": ({"method": "Autoencoder", "epochs": 20}, None),
+    "tree_student": ({"method": "TreeStudent", "inner": {"method": "Autoencoder", "epochs": 20}}, None),
 }
+#: Searches that are repeated, and with which seeds beside 0.
+REPEATED, SEEDS = (MAIN, PLAIN, FIVE), (1, 2)
+TARGETS = (1.0, 10.0, 100.0)
 VECTORS, SPEED_EVENTS = 60_000, 50_000
 WANTED = {
     "mismatches_c": "0", "mismatches_rtl": "0", "events_compared": ">= 100000", "latency_ns": "<= 50",
     "initiation_interval": "1", "lut_fraction_vu9p": "< 0.03", "emulator_khz_per_core": ">= 100",
-    "quantisation_loss_relative": "< 0.05",
+    "quantisation_loss_relative": "< 0.05", "v5_over_v4_1khz": "> 1", "cicada_spearman_zerobias": "> 0.9",
+    "cicada_rate_over_teacher_1khz": "0.9 to 1.1",
 }  # fmt: skip
+WANTED |= {
+    f"{FIVE}_{k}": WANTED[k] for k in ("mismatches_c", "mismatches_rtl", "events_compared", "latency_ns")
+}
+WANTED |= {f"{FIVE}_lut_fraction_vu9p": "< 0.03", f"{FIVE}_emulator_khz_per_core": ">= 100"}
 
 
-def run(name: str) -> dict[str, Any]:
-    """One search; its rates, its firmware's record and the emulator's speed."""
-    settings, rtl = SEARCHES[name]
+def settings_of(name: str, events: EventSet) -> dict[str, Any]:
+    """The search ``name`` as changes of the demo's: its score, its events and, with regions, no seeds of objects."""
+    score, cutoff = SEARCHES[name]
+    regions = score["method"] == "Cicada"
+    roles = {"train": "reference", "rates": "data", **dict.fromkeys(TRIGGER_SIGNALS, "signal")}
+    files = {n: {"files": [str(p) for p in events.paths(n)], "role": role} for n, role in roles.items()}
+    settings: dict[str, Any] = {
+        "name": name, "events.features": "regions" if regions else "l1", "events.datasets": files, "score": score,
+        "rates.pileup": None, "rates.section_groups": None, "rates.faults": {}, "firmware.vectors": VECTORS,
+    }  # fmt: skip
+    if regions:
+        settings["rates.menu"] = {}
+    if cutoff is not None:
+        settings |= {"firmware.rtl": True, "firmware.cost": True, "firmware.latency_cutoff": cutoff}
+    return settings
+
+
+def write_template() -> Path:
+    """The demo's configuration in the benchmark's folder."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / "trigger.yaml"
     path.write_text(template("trigger"))
-    more = [f"name={name}", f"firmware.vectors={VECTORS}"]
-    more += ["firmware.rtl=true", "firmware.cost=true"] if rtl else []
-    search = open_search(path, [*settings, *more])
+    return path
+
+
+def opened(name: str, events: EventSet) -> Search:
+    """The search ``name``."""
+    return open_search(
+        write_template(), [f"{k}={json.dumps(v)}" for k, v in settings_of(name, events).items()]
+    )
+
+
+def run(name: str, events: EventSet) -> dict[str, Any]:
+    """One search; its rates, its firmware's record, the emulator's speed, and repetitions with other seeds."""
+    search = opened(name, events)
+    shutil.rmtree(
+        search.space.root, ignore_errors=True
+    )  # stages know their settings, not the code that made them
     run_search(search, "rates")
-    x = search.space.read_table("zerobias").events.x[:SPEED_EVENTS]
+    data = search.space.read_table("rates", "scores")
     firmware = FirmwareScore(search.space.path("firmware"))
-    firmware.speed(x[:1000])
-    return {
+    firmware.speed(data.events.x[:1000])
+    found = {
         "rates": read_json(search.space.path("rates.json")),
         "record": read_json(search.space.path("firmware", "firmware.json")),
-        "khz": firmware.speed(x) / 1e3,
+        "khz": firmware.speed(data.events.x[:SPEED_EVENTS]) / 1e3,
     }
+    if name in REPEATED:
+        found["repeated"] = [repeated(name, search, seed) for seed in SEEDS]
+    if name == "cicada":
+        found["teacher"] = against_teacher(search)
+    write_json(FOLDER / f"{name}.json", found)
+    return found
+
+
+def repeated(name: str, search: Search, seed: int) -> dict[str, Any]:
+    """Efficiency of each signal by target rate [kHz], trained with another seed; of the score, which is the firmware's."""
+    settings = {k: v for k, v in SEARCHES[name][0].items() if k != "method"}
+    score = build(SEARCHES[name][0]["method"], {**settings, "seed": seed}, "score")
+    reference = search.space.read_table("train").events
+    score = Guarded(score).fit(reference, reference)
+    data = search.space.read_table("rates").events
+    signals = {n: search.space.read_table(n).events for n in TRIGGER_SIGNALS}
+    scored, kept = score.score(data), {n: score.score(e) for n, e in signals.items()}
+    out = {}
+    for khz in TARGETS:
+        threshold, _, _ = threshold_interval(scored, data.weight, khz, search.config.rates.bunches)  # type: ignore[union-attr]
+        out[f"{khz:g}"] = {n: efficiency_at(kept[n], e.weight, threshold)[0] for n, e in signals.items()}
+    return out
+
+
+def against_teacher(search: Search) -> dict[str, float]:
+    """How well CICADA's student follows its teacher: weighted rank correlations, and rates at the teacher's threshold of 1 kHz."""
+    guarded, _ = load(search.space.path("models", "trigger"))
+    teacher, out = guarded.inner.teacher_score, {}
+    for name in ("rates", *TRIGGER_SIGNALS):
+        sample = search.space.read_table(name, "scores")
+        wanted, found, weight = teacher(sample.events), sample.scores["firmware"], sample.events.weight
+        out["spearman_zerobias" if name == "rates" else f"spearman_{name}"] = weighted_spearman(
+            wanted, found, weight
+        )
+        if name == "rates":
+            threshold, _, _ = threshold_interval(wanted, weight, 1.0, search.config.rates.bunches)  # type: ignore[union-attr]
+            out["rate_over_teacher_1khz"] = float(
+                weight[found > threshold].sum() / weight[wanted > threshold].sum()
+            )
+    return out
+
+
+def weighted_spearman(a: Any, b: Any, weight: Any) -> float:
+    """Correlation of weighted ranks: of the weight below each value and half of the weight at it."""
+
+    def ranks(value: Any) -> Any:
+        _, which = np.unique(value, return_inverse=True)
+        at = np.bincount(which, weight)
+        return (np.cumsum(at) - 0.5 * at)[which]
+
+    x, y = (r - np.average(r, weights=weight) for r in (ranks(a), ranks(b)))
+    top = np.sum(weight * x * y)
+    return float(top / np.sqrt(np.sum(weight * x * x) * np.sum(weight * y * y)))
 
 
 def points(found: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -76,46 +176,77 @@ def points(found: dict[str, Any], prefix: str) -> dict[str, Any]:
     return out
 
 
-def loss(plain: dict[str, Any], firmware: dict[str, Any], khz: float) -> float:
-    """Mean over signals of what the firmware loses of the plain training's efficiency at a rate, relative."""
+def trainings(found: dict[str, Any], khz: float) -> dict[str, Any]:
+    """Efficiencies (trainings,) of each signal at a rate: of the search's own training, then those with other seeds."""
+    first = next(p for p in found["rates"]["scorers"]["float"]["points"] if p["target_khz"] == khz)
+    return {
+        n: np.array([e[0], *(r[f"{khz:g}"][n] for r in found["repeated"])])
+        for n, e in first["efficiency"].items()
+    }
 
-    def at(found: dict[str, Any], stage: str) -> dict[str, Any]:
-        return next(
-            p["efficiency"] for p in found["rates"]["scorers"][stage]["points"] if p["target_khz"] == khz
+
+def ratio(above: dict[str, Any], below: dict[str, Any], khz: float) -> tuple[float, float]:
+    """Mean over signals of a ratio of efficiencies, each the mean of its trainings; and its standard error from their spread."""
+    a, b = trainings(above, khz), trainings(below, khz)
+    ratios = {n: a[n].mean() / b[n].mean() for n in a}
+    # One training moves all signals together: the error is that of the mean over trainings of the mean over signals.
+    spread = [
+        np.std(np.mean([r[n] / r[n].mean() * ratios[n] for n in a], axis=0), ddof=1) / np.sqrt(1 + len(SEEDS))
+        for r in (a, b)
+    ]
+    return float(np.mean(list(ratios.values()))), float(np.hypot(*spread))
+
+
+def firmware_figures(found: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What the firmware's record says, and the emulator's speed."""
+    record = found["record"]
+    out: dict[str, Any] = {f"{prefix}mismatches_c": record["verified"]["mismatches"]}
+    if "rtl" in record:
+        names = (
+            "mismatches_rtl",
+            "events_compared",
+            "latency_cycles",
+            "latency_ns",
+            "clock_mhz",
+            "initiation_interval",
         )
-
-    before, after = at(plain, "float"), at(firmware, "firmware")
-    return float(np.mean([1 - after[s][0] / before[s][0] for s in before]))
+        out |= {f"{prefix}{k}": record["rtl"][k] for k in names}
+        cost = ("lut", "ff", "dsp", "depth", "lut_fraction_vu9p", "tool", "accuracy")
+        out |= {
+            f"{prefix}{k}": record["cost"][k] for k in cost if not prefix or k not in ("tool", "accuracy")
+        }
+    return out | {f"{prefix}emulator_khz_per_core": found["khz"]}
 
 
 def main() -> None:
     """Run, print, publish."""
-    shutil.rmtree(FOLDER, ignore_errors=True)  # stages know their settings, not the code that made them
-    found = {name: run(name) for name in SEARCHES}
-    record = found[MAIN]["record"]
+    events = make_set("trigger", 1, 2)
+    asked = sys.argv[1:] or list(SEARCHES)
+    for name in asked:
+        run(name, events)
+    found = {name: read_json(FOLDER / f"{name}.json") for name in SEARCHES}
     figures: dict[str, Any] = {
-        "mismatches_c": record["verified"]["mismatches"], "mismatches_rtl": record["rtl"]["mismatches_rtl"],
-        **{k: record["rtl"][k] for k in ("events_compared", "latency_cycles", "latency_ns", "clock_mhz", "initiation_interval")},
-        **{k: record["cost"][k] for k in ("lut", "ff", "dsp", "depth", "lut_fraction_vu9p", "tool", "accuracy")},
-        "emulator_khz_per_core": found[MAIN]["khz"],
-        "quantisation_loss_relative": loss(found["axol1tl_float"], found[MAIN], 10.0),
+        "crossings_trained_on": events.parts["train"].events, "crossings_evaluated": events.parts["rates"].events,
+        "trainings": 1 + len(SEEDS),
     }  # fmt: skip
-    for khz in (1.0, 100.0):
-        figures[f"quantisation_loss_relative_{khz:g}khz"] = loss(found["axol1tl_float"], found[MAIN], khz)
+    for khz in TARGETS:
+        at = f"_{khz:g}khz"
+        loss, error = ratio(found[MAIN], found[PLAIN], khz)
+        figures[f"quantisation_loss_relative{'' if khz == 10 else at}"] = 1 - loss
+        figures[f"quantisation_loss_error{'' if khz == 10 else at}"] = error
+        figures[f"v5_over_v4{at}"], figures[f"v5_over_v4_error{at}"] = ratio(found[FIVE], found[MAIN], khz)
+        for name in REPEATED:
+            for signal, values in trainings(found[name], khz).items():
+                figures[f"efficiency_trainings_{signal}_{name}{at}"] = values.tolist()
     for name, one in found.items():
         prefix = "" if name == MAIN else f"{name}_"
-        if prefix:
-            figures[f"{prefix}mismatches_c"] = one["record"]["verified"]["mismatches"]
-            figures[f"{prefix}emulator_khz_per_core"] = one["khz"]
-        figures |= points(one, prefix)
+        figures |= firmware_figures(one, prefix) | points(one, prefix)
+    figures |= {f"cicada_{k}": v for k, v in found["cicada"]["teacher"].items()}
     shown = {k: v for k, v in figures.items() if not isinstance(v, list) or k.startswith("efficiency")}
-    table(
-        [
-            (k, f"{v[0]:.4f}" if isinstance(v, list) else v, WANTED.get(k, ""))
-            for k, v in shown.items()
-            if k != "accuracy"
-        ]
-    )
+    table([
+        (k, f"{v[0]:.4f}" if isinstance(v, list) else v, WANTED.get(k, ""))
+        for k, v in shown.items() if not k.endswith("accuracy")
+    ])  # fmt: skip
     publish("trigger", figures)
 
 

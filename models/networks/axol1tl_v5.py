@@ -15,6 +15,10 @@ from .vicreg import projector, vicreg
 
 #: Bounds of ln variance in training.
 _LARGEST_LOG_VARIANCE = 10.0
+#: Added to a variance before its root is taken.
+_EPSILON = 1e-3
+#: Events whose sums are computed at once.
+_ROWS = 4096
 
 #: Names in `V5Types` of a layer's weight, bias and result; what has the activation's type has a ReLU.
 Kinds = tuple[str, str, str]
@@ -82,11 +86,11 @@ def through(x: Any, layers: Sequence[tuple[Any, Any]], kinds: Sequence[Kinds], t
     return x
 
 
-def _dense(widths: Sequence[int]) -> Any:
+def _dense(widths: Sequence[int], *, bias: bool = True) -> Any:
     from torch.nn import Linear, ModuleList
     from torch.nn.utils import skip_init
 
-    return ModuleList(skip_init(Linear, a, b) for a, b in pairwise(widths))
+    return ModuleList(skip_init(Linear, a, b, bias=bias) for a, b in pairwise(widths))
 
 
 def _pairs(layers: Any) -> list[tuple[Any, Any]]:
@@ -107,35 +111,71 @@ def _start_inside(layers: Any, kinds: Sequence[Kinds], types: V5Types | None) ->
 def build_backbone(config: Mapping[str, Any]) -> Any:
     """Backbone and projector, with first weights from ``seed``.
 
+    Every layer of the backbone is normalised by its batch before its ReLU, as in the public code (``gains``, ``shifts``), which
+    is part of the layer's weights and biases before they are rounded: see `folded`.
     ``config``: ``widths`` (from input to representation), ``projector`` (width), ``types`` (of `V5Types`, or None),
     ``layout``, ``strength``, ``coefficients``, ``seed``.
     """
     import torch
+    from torch.nn import Parameter, ParameterList
 
     network: Any = torch.nn.Module()
-    network.layers = _dense(config["widths"])
-    network.projector = projector(config["widths"][-1], int(config["projector"]))
+    widths = list(config["widths"])
+    network.layers = _dense(widths, bias=False)
+    network.projector = projector(widths[-1], int(config["projector"]))
     network.types = None if config["types"] is None else V5Types(**config["types"])
     network.kinds = backbone_kinds(len(network.layers))
     network.layout, network.strength = Layout.from_json(config["layout"]), Strength(*config["strength"])
     network.coefficients = tuple(config["coefficients"])
     initialise(network, int(config["seed"]))
+    network.gains, network.shifts = (
+        ParameterList(Parameter(torch.full((n,), value)) for n in widths[1:]) for value in (1.0, 0.0)
+    )
     with torch.no_grad():
         for part in network.projector:
             if isinstance(part, torch.nn.BatchNorm1d):
                 part.weight.fill_(1.0)
-    _start_inside(network.layers, network.kinds, network.types)
     return network
 
 
+def folded(network: Any, i: int, mean: Any, variance: Any) -> tuple[Any, Any]:
+    """Weight (out, in) and bias (out,) of layer ``i`` with the normalisation of its sums, mean and variance (out,), in it."""
+    factor = network.gains[i] / (variance + _EPSILON).sqrt()
+    return network.layers[i].weight * factor[:, None], network.shifts[i] - mean * factor
+
+
 def represent(network: Any, x: Any) -> Any:
-    """The representation h (n, width) of scaled columns x (n, d)."""
-    first = x if network.types is None else rounded(x, network.types.of("input"))
-    return through(first, _pairs(network.layers), network.kinds, network.types)
+    """The representation h (n, width) of scaled columns x (n, d), each layer normalised by these n events."""
+    import torch
+
+    x = x if network.types is None else rounded(x, network.types.of("input"))
+    for i, kinds in enumerate(network.kinds):
+        sums = torch.nn.functional.linear(x, network.layers[i].weight)
+        layer = folded(network, i, sums.mean(dim=0), sums.var(dim=0, unbiased=False))
+        x = through(x, [layer], [kinds], network.types)
+    return x
 
 
-def backbone_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:
-    """VICReg of two views of a batch x (n, d) with weights y (n, 1), given to each of its events, (n,).
+def backbone_layers(network: Any, x: Any, generator: Any) -> list[tuple[Any, Any]]:
+    """The trained backbone as layers of (weight, bias), not rounded: normalised by one view of each of the events x (n, d)."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [view(rows, network.layout, network.strength, generator) for rows in torch.split(x, _ROWS)]
+        if network.types is not None:
+            parts = [rounded(p, network.types.of("input")) for p in parts]
+        layers = []
+        for i, kinds in enumerate(network.kinds):
+            weight = network.layers[i].weight.double()
+            sums = torch.cat([torch.nn.functional.linear(p.double(), weight) for p in parts])
+            mean, variance = (m.float() for m in (sums.mean(dim=0), sums.var(dim=0, unbiased=False)))
+            layers.append(folded(network, i, mean, variance))
+            parts = [through(p, layers[-1:], [kinds], network.types) for p in parts]
+    return layers
+
+
+def backbone_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:  # noqa: ARG001
+    """VICReg of two views of a batch x (n, d), given to each of its events, (n,).
 
     A batch of one event, the last of an epoch perhaps, gives 0: one event has no variance.
     """
@@ -145,7 +185,7 @@ def backbone_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:
         network.projector(represent(network, view(x, network.layout, network.strength, generator)))
         for _ in range(2)
     )
-    return vicreg(z, other, weight=y[:, 0], coefficients=network.coefficients).expand(len(x))
+    return vicreg(z, other, coefficients=network.coefficients).expand(len(x))
 
 
 def build_autoencoder(config: Mapping[str, Any]) -> Any:
@@ -174,7 +214,7 @@ def build_autoencoder(config: Mapping[str, Any]) -> Any:
 
 
 def autoencoder_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:  # noqa: ARG001
-    """scale (1 - beta) times the mean squared error of x (n, d) plus beta times the mean divergence from N(0, 1), (n,)."""
+    """scale (1 - beta) times the squared error of x (n, d) plus beta times the divergence from N(0, 1), both summed, (n,)."""
     import torch
 
     layers, kinds, types, split = _pairs(network.layers), network.kinds, network.types, network.hidden
@@ -185,6 +225,6 @@ def autoencoder_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:  # no
     drawn = mean + (0.5 * log_variance).exp() * noise
     drawn = drawn if types is None else rounded(drawn, types.of("linear"))
     made = through(drawn, layers[split + 1 :], kinds[split + 1 :], types)
-    error = (made - x).square().mean(dim=1)
-    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(dim=1)
+    error = (made - x).square().sum(dim=1)
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
     return network.scale * (1 - network.beta) * error + network.beta * divergence

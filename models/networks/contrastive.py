@@ -122,3 +122,20 @@ def uniformity(z: Any) -> Any:
 
     squared = torch.pdist(_unit(z)).square()
     return torch.logsumexp(-2 * squared, dim=0) - torch.log(torch.tensor(float(len(squared))))
+
+
+def covariance_spectrum(z: Any) -> Any:
+    """Eigenvalues of the covariance of z (B, D) as parts of their sum, falling, (D,); all in the first where none varies."""
+    import torch
+
+    found = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(z.T))).flip(0).clamp(min=0.0)
+    only = torch.zeros_like(found)
+    only[0] = 1.0
+    return found / found.sum() if float(found.sum()) > 0 else only
+
+
+def effective_rank(z: Any) -> Any:
+    """exp of the entropy of `covariance_spectrum`: 1 where all events lie on a line, D where no direction is special."""
+    import torch
+
+    return torch.special.entr(covariance_spectrum(z)).sum().exp()

@@ -1,7 +1,8 @@
 """Fixed-point numbers in training: forward as the firmware computes them, backward as if they were not rounded.
 
 The straight-through estimator (1308.3432): the gradient passes where the number lies in the type's range, and is 0 where it is
-clipped. Bit widths are settings here; HGQ (2405.00645) learns one for every weight.
+clipped. Bit widths are settings here; HGQ (2405.00645) learns one for every weight. Weights that firmware is to do without are
+taken out in training as well (`Pruner`), which costs less of a narrow network than pruning it afterwards (2102.11289).
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from ...fixed import Fixed
 
 #: Bits that a float32 sum holds exactly.
 EXACT = 24
+
+
+#: Parts of the steps after which the sparsity begins to rise, and is full: from there on the masks are fixed.
+_BEGIN, _END = 0.1, 0.6
 
 
 @cache
@@ -51,6 +56,70 @@ def require_trainable(kind: Fixed) -> None:
     """Raise `ConfigError` for a type that no gradient belongs to."""
     if kind.overflow != "SAT" or kind.quantisation not in ("TRN", "RND_CONV"):
         raise ConfigError(f"{kind} cannot be trained for; use RND_CONV or TRN, and SAT")
+
+
+@cache
+def _masking() -> Any:
+    import torch
+
+    class Masked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Any, mask: Any) -> Any:  # noqa: ARG004  # pyright: ignore[reportIncompatibleMethodOverride]
+            return value * mask
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:  # noqa: ARG004  # pyright: ignore[reportIncompatibleMethodOverride]
+            return gradient, torch.zeros_like(gradient)
+
+    return Masked
+
+
+def masked(value: Any, mask: Any) -> Any:
+    """``value`` times ``mask`` of the same shape; the gradient is 1 for every value, the mask's is 0.
+
+    So a weight that was taken out goes on learning, and comes back where it grows while the masks are still made anew.
+    """
+    return _masking().apply(value, mask)
+
+
+def mask_of(weight: Any, sparsity: float) -> Any:
+    """Ones, and zeros at the ``sparsity`` of a matrix's smallest weights (to the nearest whole number; one weight stays)."""
+    import torch
+
+    taken = min(round(sparsity * weight.numel()), weight.numel() - 1)
+    mask = torch.ones(weight.numel(), device=weight.device)
+    mask[torch.argsort(weight.detach().abs().flatten(), stable=True)[:taken]] = 0.0
+    return mask.view(weight.shape)
+
+
+def sparsity_at(sparsity: float, step: int, steps: int) -> float:
+    """The sparsity in step ``step``, counted from 0, of ``steps``: rises as 1 - (1 - t)^3 (1710.01878), then ``sparsity``."""
+    done = ((step + 1) / steps - _BEGIN) / (_END - _BEGIN)
+    return sparsity * (1.0 - (1.0 - min(max(done, 0.0), 1.0)) ** 3)
+
+
+class Pruner:
+    """Masks of ``weights`` in a training whose final part has ``sparsity`` zeros in each of them (1710.01878).
+
+    The same sparsity in every layer, as published: sizes of weights are not comparable between layers, whose inputs differ in
+    size, and a ranking of all together can leave a layer with none. Made anew in each step while the sparsity rises (theirs:
+    every hundred steps), from the weights of that step alone. ``masks``: parameters of zero gradient, which Adam leaves as they
+    are, so that they are in checkpoint and result as all that a training holds.
+    """
+
+    def __init__(self, sparsity: float, weights: Sequence[Any], masks: Sequence[Any]) -> None:
+        self.sparsity, self.weights, self.masks = sparsity, weights, masks
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Bring the masks to step ``step`` of ``steps``."""
+        import torch
+
+        now = sparsity_at(self.sparsity, step, steps)
+        if now <= (sparsity_at(self.sparsity, step - 1, steps) if step else 0.0):
+            return
+        with torch.no_grad():
+            for weight, mask in zip(self.weights, self.masks, strict=True):
+                mask.copy_(mask_of(weight, now))
 
 
 #: A training asks for the same few types in every step.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...errors import ConfigError
 from ...events import Events, in_identity_order
 from ..networks.dense import BATCH, initialise, one_thread
-from ..networks.quantised import Types, quantised_layers
+from ..networks.quantised import Pruner, Types, masked, quantised_layers
 from ..training import Sample, Task, TrainingRecord, TrainPlan, train
 from .hardware_inputs import HardwareInputs
 from .weak_trees import check_scored, check_training
@@ -26,7 +26,7 @@ def build_vae(config: Mapping[str, Any]) -> Any:
     """Encoder, heads of mean and ln variance, and decoder, with first weights from ``seed``.
 
     ``config``: ``encoder`` (widths from input to the last hidden layer), ``latent``, ``decoder`` (hidden widths), ``beta``,
-    ``types`` (of `Types`, or None), ``seed``. The first layers, `encoder` and `mean`, are the firmware's.
+    ``types`` (of `Types`, or None), ``seed``, and perhaps ``pruning``. The first layers, `encoder` and `mean`, are the firmware's.
     """
     import torch
     from torch.nn import Linear, ModuleList
@@ -49,6 +49,11 @@ def build_vae(config: Mapping[str, Any]) -> Any:
     with torch.no_grad():
         for parameter in network.log_variance.parameters():
             parameter.mul_(0.1)  # variances begin near 1
+    if config.get("pruning"):
+        weights: list[Any] = [layer.weight for layer in (*network.encoder, network.mean)]
+        masks = torch.nn.ParameterList([torch.ones_like(w) for w in weights])
+        network.masks, pruner = masks, Pruner(config["pruning"], weights, list(masks))
+        network.at_step = pruner.at_step  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     return network
 
 
@@ -56,13 +61,21 @@ def _pairs(layers: Any) -> list[tuple[Any, Any]]:
     return [(layer.weight, layer.bias) for layer in layers]
 
 
+def _deployed(network: Any) -> list[tuple[Any, Any]]:
+    """Weight and bias of the firmware's layers, without the weights that are pruned."""
+    pairs = _pairs([*network.encoder, network.mean])
+    if not hasattr(network, "masks"):
+        return pairs
+    return [(masked(weight, mask), bias) for (weight, bias), mask in zip(pairs, network.masks, strict=True)]
+
+
 def vae_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:  # noqa: ARG001
     """(1 - beta) times the squared error summed over inputs plus beta times the divergence from N(0, 1), per event (n,)."""
     import torch
 
-    trunk, hidden = _pairs(network.encoder), x
-    mean = quantised_layers(x, [*trunk, (network.mean.weight, network.mean.bias)], network.types)
-    for weight, bias in trunk:  # the variance is needed in training alone, in plain numbers
+    deployed, hidden = _deployed(network), x
+    mean = quantised_layers(x, deployed, network.types)
+    for weight, bias in deployed[:-1]:  # the variance is needed in training alone, in plain numbers
         hidden = torch.relu(torch.nn.functional.linear(hidden, weight, bias))
     log_variance = network.log_variance(hidden).clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
     noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
@@ -77,7 +90,8 @@ class Axol1tl(HardwareInputs):
     """Variational encoder d - hidden - latent; score = sum of squared means, the encoder alone is deployed (2411.19506).
 
     Inputs are scaled as in level-1 hardware, see `input_scale`. With ``quantised`` the encoder is trained in the types of its
-    firmware (`Types`), and the score is that firmware's, bit for bit. Differences from the published training: squared error in
+    firmware (`Types`), and the score is that firmware's, bit for bit. ``pruning``: part of the weights of every layer of the encoder
+    that is zero, the smallest, taken out in the course of the training (`Pruner`). Differences from the published training: squared error in
     the scaled inputs (theirs: cylindrical coordinates), Adam (theirs: Lion), 20 epochs of small batches (theirs: 5 epochs of
     16,384 events of 2 million). Trained on ``reference`` alone, events in the order of their identity.
     """
@@ -93,6 +107,7 @@ class Axol1tl(HardwareInputs):
     learning_rate: float = 1e-3
     quantised: bool = True
     types: Types = field(default_factory=Types)
+    pruning: float = 0.0
     seed: int = 0
     shards: int = 4
     weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
@@ -104,6 +119,10 @@ class Axol1tl(HardwareInputs):
         if not 0 < self.beta < 1 or not self.hidden:
             raise ConfigError(
                 f"found beta {self.beta}, hidden {self.hidden}; expected beta between 0 and 1 and at least one layer"
+            )
+        if not 0 <= self.pruning < 1:
+            raise ConfigError(
+                f"pruning: found {self.pruning}, expected the part of zero weights, from 0 to below 1"
             )
 
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
@@ -124,14 +143,25 @@ class Axol1tl(HardwareInputs):
         )
         self.record_ = result.record
         self.weights_ = {
-            k: self._stored(k, v) for k, v in result.state.items() if k.startswith(("encoder", "mean"))
+            k: self._stored(k, v)
+            for k, v in self._pruned(result.state).items()
+            if k.startswith(("encoder", "mean"))
         }
         return self
 
     def _config(self) -> dict[str, Any]:
         types = asdict(self.types) if self.quantised else None
         rest = {"latent": self.latent, "decoder": list(self.decoder), "beta": self.beta, "seed": self.seed}
-        return {"encoder": [self.columns_, *self.hidden], "types": types, **rest}
+        pruning = {"pruning": self.pruning} if self.pruning else {}
+        return {"encoder": [self.columns_, *self.hidden], "types": types, **rest, **pruning}
+
+    def _pruned(self, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """A trained state without the weights that its masks take out."""
+        masks = {f"{s}.weight": state[f"masks.{i}"] for i, s in enumerate(self._stems()) if self.pruning}
+        return {k: v * masks[k] if k in masks else v for k, v in state.items()}
+
+    def _stems(self) -> list[str]:
+        return [*(f"encoder.{i}" for i in range(len(self.hidden))), "mean"]
 
     def _stored(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
         """A parameter as the firmware has it."""
@@ -167,8 +197,10 @@ class Axol1tl(HardwareInputs):
         return kind.to_float(kind.from_float(out))
 
     def _layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        stems = [f"encoder.{i}" for i in range(len(self.hidden))] + ["mean"]
-        return [(np.array(self.weights_[f"{s}.weight"]), np.array(self.weights_[f"{s}.bias"])) for s in stems]
+        return [
+            (np.array(self.weights_[f"{s}.weight"]), np.array(self.weights_[f"{s}.bias"]))
+            for s in self._stems()
+        ]
 
     def network(self) -> Any:
         """The score as one ``torch.nn.Module`` in eval mode: `scale`'s output (n, d) to scores (n,), without rounding."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ...events import Events, FeatureSet, in_identity_order
+from ...events import Events, FeatureSet, drawn_by_weight, in_identity_order
 from ..augmentations.level1 import Layout, Strength
 from ..networks.axol1tl_v5 import (
     Kinds,
@@ -18,14 +18,25 @@ from ..networks.axol1tl_v5 import (
     autoencoder_kinds,
     autoencoder_loss,
     backbone_kinds,
+    backbone_layers,
     backbone_loss,
     build_autoencoder,
     build_backbone,
     through,
 )
-from ..networks.dense import BATCH, one_thread
+from ..networks.dense import BATCH, load_weights, one_thread
 from ..networks.quantised import rounded
-from ..training import Progress, Sample, Task, TrainingRecord, TrainPlan, TrainSettings, train
+from ..training import (
+    Sample,
+    State,
+    Task,
+    TrainingRecord,
+    TrainingResult,
+    TrainPlan,
+    TrainSettings,
+    later,
+    train,
+)
 from .hardware_inputs import HardwareInputs, objects_of
 from .weak_trees import check_scored, check_training
 
@@ -34,19 +45,20 @@ from .weak_trees import check_scored, check_training
 class Axol1tlV5(HardwareInputs):
     """Backbone d - 29 - 10 with ReLU gives h; autoencoder 10 - 9 - 6 - 4 - 6 - 9 - 10 of h; score = sum of (out - h)^2.
 
-    First the backbone, under a ``projector`` of three layers with batch normalisation that is thrown away, by VICReg (2105.04906)
-    on two views of a crossing (`Strength` says what differs); then, on h as it is, a variational autoencoder with loss
-    ``alpha`` (1 - ``beta``) MSE + ``beta`` divergence, whose mean path is deployed. Inputs are scaled as in level-1 hardware, see
-    `input_scale`. With ``quantised`` both are trained in the types of their firmware (`V5Types`), and the score is that
+    First the backbone, normalised by its batches before every ReLU and under a ``projector`` of three such layers that is thrown
+    away, by VICReg (2105.04906) on two views of a crossing (`Strength` says what differs); then, on h as it is, a variational
+    autoencoder with loss ``alpha`` (1 - ``beta``) times the squared error plus ``beta`` times the divergence, each summed over its
+    dimensions, whose mean path is deployed. Inputs are scaled as in level-1 hardware, see `input_scale`. With ``quantised`` both
+    are trained in the types of their firmware (`V5Types`), normalisation as part of weights and biases, and the score is that
     firmware's, bit for bit.
 
-    Differences from the public training: ``beta`` 0.1 (theirs 0.848, at which the mean stays near 0 on the zero bias that ships,
-    in 60 epochs as in 480: the output is then a constant), ``batch`` 1,024 and a rate of 1e-3 for both (theirs: 4,096 of 2 million,
-    1.0e-4 and 1.3e-4), ``backbone_epochs`` as published, fewer ``autoencoder_epochs`` (theirs: 480): less than a minute of one
-    core for 60,000 crossings. One fall of the rate as a cosine after a short rise (theirs: ten epochs of rise, then restarts
-    for the autoencoder). Events count by weight, in the variances and covariances too; batch normalisation does not weigh. With
-    ``shards`` above 1 each piece of a batch is a batch of its own to VICReg, and as many workers can share it. Trained on
-    ``reference`` alone, events in the order of their identity.
+    Crossings are drawn by weight (`drawn_by_weight`), as zero bias would have them. Differences from the public training: ``batch``
+    1,024 and a rate of 1e-3 for both (theirs: 4,096 of 2 million, 1.0e-4 and 1.3e-4), fewer ``autoencoder_epochs`` (theirs: 480), one
+    fall of the rate as a cosine after a short rise (theirs: ten epochs of rise, then restarts for the autoencoder), widths of types
+    as the public firmware has them, where theirs were learnt in training (2405.00645). The normalisation that stays is that of one
+    view of every crossing after the last epoch, in place of a running mean. With ``shards`` above 1 each piece of a batch is a
+    batch of its own to VICReg and the normalisation, and as many workers can share it. Trained on ``reference`` alone, events in
+    the order of their identity.
     """
 
     paper: ClassVar[str] = "2411.19506"
@@ -59,7 +71,7 @@ class Axol1tlV5(HardwareInputs):
     strength: Strength = field(default_factory=Strength)
     coefficients: tuple[float, float, float] = (50.0, 50.0, 1.0)
     alpha: float = 0.469
-    beta: float = 0.1
+    beta: float = 0.848
     backbone_epochs: int = 50
     autoencoder_epochs: int = 100
     batch: int = 1024
@@ -102,34 +114,50 @@ class Axol1tlV5(HardwareInputs):
         reference = in_identity_order(reference, self.seed)
         self.weights_ = {}
         self._learn_scale(reference)
-        weight, x, layout = reference.weight, self.scale(reference.x), self._layout(reference.features)
-        sample = Sample(x, weight[:, None], weight)
-        task = Task(build_backbone, self._backbone_config(layout), backbone_loss, sample, draws=True)
-        self.backbone_record_ = self._train(task, "backbone", self.backbone_epochs, 0)
-        sample = Sample(self._representation(x), weight=weight)
+        x, layout = (
+            self.scale(reference.x[drawn_by_weight(reference, self.seed)]),
+            self._layout(reference.features),
+        )
+        task = Task(build_backbone, self._backbone_config(layout), backbone_loss, Sample(x), draws=True)
+        result = self._train(task, "backbone", self.backbone_epochs, 0)
+        self.backbone_record_ = result.record
+        self._keep("backbone", self._folded(task, result.state, x))
+        sample = Sample(self._representation(x))
         task = Task(build_autoencoder, self._autoencoder_config(), autoencoder_loss, sample, draws=True)
-        self.record_ = self._train(task, "autoencoder", self.autoencoder_epochs, self.backbone_epochs)
+        result = self._train(task, "autoencoder", self.autoencoder_epochs, self.backbone_epochs)
+        self.record_ = result.record
+        stems = [f"layers.{i}" for i in range(len(self._kinds("autoencoder")))]
+        self._keep("autoencoder", [(result.state[f"{s}.weight"], result.state[f"{s}.bias"]) for s in stems])
         return self
 
-    def _train(self, task: Task, part: str, epochs: int, before: int) -> TrainingRecord:
-        """Train one of the two networks and keep its ``layers`` as ``part``; ``before``: epochs that are over."""
+    def _train(self, task: Task, part: str, epochs: int, before: int) -> TrainingResult:
+        """Train one of the two networks; ``before``: epochs that are over."""
         plan = self.trainer or TrainPlan()
         settings: TrainSettings = replace(plan.settings(self, self.shards), epochs=epochs, schedule="cosine")
         folder = None if plan.folder is None else plan.folder / part
-        result = train(task, settings, folder, _later(plan.progress, before))
-        found = {k.removeprefix("layers."): v for k, v in result.state.items() if k.startswith("layers.")}
-        self.weights_ |= {f"{part}.{k}": v for k, v in found.items()}
-        if self.quantised:
-            self._store(part)
-        return result.record
+        return train(task, settings, folder, later(plan.progress, before))
 
-    def _store(self, part: str) -> None:
-        """Parameters of a part as the firmware has them."""
-        for i, (weight, bias, _) in enumerate(self._kinds(part)):
-            for name, field_of in (("weight", weight), ("bias", bias)):
-                key, kind = f"{part}.{i}.{name}", self.types.of(field_of)
-                codes = kind.from_float(self.weights_[key].astype(np.float64))
-                self.weights_[key] = kind.to_float(codes).astype(np.float32)
+    def _folded(
+        self, task: Task, state: State, x: NDArray[np.float32]
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """The trained backbone's layers with their normalisation in them, on this machine's processor."""
+        import torch
+
+        network = load_weights(build_backbone(task.config), state)
+        generator = torch.Generator().manual_seed(self.seed)
+        with one_thread():
+            layers = backbone_layers(network, torch.from_numpy(x), generator)
+        return [(w.numpy(), b.numpy()) for w, b in layers]
+
+    def _keep(self, part: str, layers: list[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+        """Keep the parameters of a part, as the firmware has them if it has types."""
+        for i, (pair, kinds) in enumerate(zip(layers, self._kinds(part), strict=True)):
+            for name, value, field_of in zip(("weight", "bias"), pair, kinds, strict=False):
+                kept = value.astype(np.float64)
+                if self.quantised:
+                    kind = self.types.of(field_of)
+                    kept = kind.to_float(kind.from_float(kept))
+                self.weights_[f"{part}.{i}.{name}"] = kept.astype(np.float32)
 
     def _kinds(self, part: str) -> list[Kinds]:
         first = part == "backbone"
@@ -263,10 +291,3 @@ class Axol1tlV5(HardwareInputs):
             made = None if info[name] is None else TrainingRecord.from_json(info[name])
             setattr(self, f"{name}_", made)
         return self
-
-
-def _later(progress: Progress | None, before: int) -> Progress | None:
-    """The same progress, ``before`` epochs on."""
-    if progress is None:
-        return None
-    return lambda epoch, loss, held: progress(before + epoch, loss, held)

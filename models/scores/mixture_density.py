@@ -10,20 +10,25 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from ...errors import ConfigError, FitError, InputError
-from ...events import Events, identity_hash
+from ...events import Events, in_identity_order
 from ..nesting import Stateful
-from .weak_trees import check_scored, check_training
+from .coordinates import CoordinateDensity
+from .weak_trees import check_training
 
 #: Rows evaluated at once, the last ones padded, so that no event's score depends on its company.
 _ROWS = 4096
 
 
 @dataclass
-class MixtureDensity:
-    """p(x) = sum_k w_k N(x; mu_k, C_k) fitted to the reference by expectation maximisation; score = -ln p.
+class MixtureDensity(CoordinateDensity):
+    """p(v) = sum_k w_k N(v; mu_k, C_k) fitted to the reference by expectation maximisation; score = -ln p(v).
 
     ``starts`` begin at means drawn from the sample (k-means++ seeding) and the one of highest likelihood is kept;
     ``floor`` is added to the variances, in units of each column's. One density for all masses: p(x | m) = p(x).
+
+    ``coordinates``: "standardised" works on x itself with all lengths in units of each column's deviation, so that units do not
+    matter, and score = -ln p(x). "logit": v as in `Coordinates`; the score is -ln p(v), without the Jacobian, so the two rank
+    differently (`FlowDensity` has it in its score); `log_density` is ln p(x) = ln p(v) + ln |dv/dx| in both.
     """
 
     paper: ClassVar[str] = ""
@@ -41,6 +46,7 @@ class MixtureDensity:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.components, self.starts, self.iterations) < 1 or not self.floor > 0:
             raise ConfigError(
                 f"found components {self.components}, starts {self.starts}, iterations {self.iterations}, floor "
@@ -50,23 +56,32 @@ class MixtureDensity:
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
         """Learn from ``reference``; ``data`` is not looked at. Raises `InputError` on bad or too few events."""
         check_training(reference, "reference")
-        if len(reference) <= self.components * (len(reference.features) + 1):
+        if self.coordinates == "logit":
+            v, weight = self._learn_coordinates(reference, self.seed)
+        else:
+            self._use_columns(len(reference.features))
+            known = in_identity_order(reference, self.seed)
+            v, weight = known.x.astype(np.float64), known.weight
+        if len(v) <= self.components * (v.shape[1] + 1):
             raise InputError(
-                f"{len(reference)} events are too few for {self.components} components in {len(reference.features)} "
-                "columns; lower components"
+                f"{len(v)} events are too few for {self.components} components in {v.shape[1]} columns; lower components"
             )
-        order = np.argsort(identity_hash(reference.identity, self.seed), kind="stable")
-        x, w = reference.x[order].astype(np.float64), reference.weight[order] / reference.weight[order].sum()
-        best = -np.inf
+        w, best = weight / weight.sum(), -np.inf
         for start in range(self.starts):
             rng = np.random.default_rng([self.seed % 2**64, start])
-            likelihood, found = self._climb(x, w, rng)
+            likelihood, found = self._climb(v, w, rng)
             if likelihood > best:
                 best = likelihood
                 self.weight_, self.mean_, self.factor_ = found
         if not np.isfinite(best):
             raise FitError("the Gaussian mixture did not converge; lower components or raise floor")
+        self._learn_floor(v)
         return self
+
+    def _use_columns(self, columns: int) -> None:
+        """Coordinates that are the columns themselves."""
+        self.width_, self.columns_ = columns, np.arange(columns)
+        self.domain_ = np.repeat([[-np.inf], [np.inf], [0.0], [1.0]], columns, axis=1)
 
     def _climb(
         self, x: NDArray[np.float64], w: NDArray[np.float64], rng: np.random.Generator
@@ -94,30 +109,30 @@ class MixtureDensity:
                 factor[j] = np.linalg.cholesky(covariance)
         return last, (weight, means, factor)
 
-    def log_density(self, events: Events) -> NDArray[np.float64]:
-        """ln p(x), shape (n,)."""
-        if not len(self.weight_):
-            raise InputError("this MixtureDensity has not been fitted")
-        check_scored(events, self.mean_.shape[1], "MixtureDensity")
-        out = np.empty(len(events))
-        for start in range(0, len(events), _ROWS):
-            rows = events.x[start : start + _ROWS]
-            full = np.zeros((_ROWS, self.mean_.shape[1]))
+    def _odd(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        out = np.empty(len(v))
+        for start in range(0, len(v), _ROWS):
+            rows = v[start : start + _ROWS]
+            full = np.zeros((_ROWS, v.shape[1]))
             full[: len(rows)] = rows
             logs = _log_terms(full, self.weight_, self.mean_, self.factor_)
-            out[start : start + len(rows)] = np.logaddexp.reduce(logs, axis=1)[: len(rows)]
+            out[start : start + len(rows)] = -np.logaddexp.reduce(logs, axis=1)[: len(rows)]
         return out
 
-    def score(self, events: Events) -> NDArray[np.float64]:
-        """-ln p(x), shape (n,)."""
-        return -self.log_density(events)
-
     def state(self) -> Stateful:
-        """Weights, means and Cholesky factors."""
-        return {}, {"weight": self.weight_, "mean": self.mean_, "factor": self.factor_}, {}
+        """Weights, means and Cholesky factors, and the coordinates where they are not the columns."""
+        own = {"weight": self.weight_, "mean": self.mean_, "factor": self.factor_}
+        if self.coordinates == "standardised":
+            return {}, own, {}
+        info, arrays, texts = super().state()
+        return info, arrays | own, texts
 
-    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
+        if self.coordinates == "logit":
+            super().restore(info, arrays, texts)
+        elif len(arrays["weight"]):
+            self._use_columns(arrays["mean"].shape[1])
         self.weight_, self.mean_, self.factor_ = arrays["weight"], arrays["mean"], arrays["factor"]
         return self
 

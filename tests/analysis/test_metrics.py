@@ -151,6 +151,14 @@ def test_the_threshold_gives_at_most_the_rate_asked():
         threshold_for(score, weight, 1e-6, 100)
 
 
+def test_a_largest_score_that_many_share_has_no_threshold_below_their_rate():
+    score = np.r_[np.zeros(900), np.full(100, 7.0)]
+    khz = 0.1 * 100 * 11.2456
+    assert threshold_for(score, np.ones(1000), 1.01 * khz, 100) == 0.0
+    with pytest.raises(FitError, match="largest score, 7, is that of 100 crossings"):
+        threshold_for(score, np.ones(1000), 0.99 * khz, 100)
+
+
 def test_rate_curves_fall():
     curve = rate_curve("s", np.arange(100.0), np.ones(100), [10.0, 50.0, 90.0], 10)
     assert np.all(np.diff(curve.khz) < 0)

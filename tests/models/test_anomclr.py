@@ -5,17 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from elsewhere.errors import ConfigError, FeatureError, InputError
-from elsewhere.events import IDENTITY, Column, Events, FeatureSet
+from elsewhere.errors import ConfigError, FeatureError, FitError, InputError
+from elsewhere.events import IDENTITY, Column, Events, FeatureSet, in_identity_order
 from elsewhere.models.augmentations.events import anomalous, physical
 from elsewhere.models.augmentations.objects import Objects
 from elsewhere.models.base import Representation, Storable
+from elsewhere.models.networks.contrastive import anomclr_plus, effective_rank, uniformity
 from elsewhere.models.networks.object_table import object_columns, object_table, seen
-from elsewhere.models.representations.anomclr import AnomClr, build_contrastive
+from elsewhere.models.networks.vicreg import vicreg_terms
+from elsewhere.models.representations.anomclr import AnomClr, build_contrastive, contrastive_loss
 from elsewhere.models.represented import Represented
 from elsewhere.models.scores.mixture_density import MixtureDensity
 from elsewhere.models.store import load, save
 from elsewhere.models.training import TrainPlan
+from elsewhere.workspace import read_json
 
 SMALL = {
     "width": 16,
@@ -133,6 +136,65 @@ def test_other_losses_train_too_and_a_last_batch_of_one_does_no_harm(loss):
     assert np.isfinite(made.transform(events(20, 3)).x).all()
 
 
+def test_by_default_the_loss_is_the_published_one():
+    made = AnomClr(**SMALL)
+    made.features_ = FEATURES
+    columns, kinds = object_columns(FEATURES)
+    x = torch.from_numpy(object_table(events(40, 1).x, columns))
+    network = build_contrastive(made._config())
+    found = contrastive_loss(network, x, None, torch.Generator().manual_seed(3))
+    generator, kinds = torch.Generator().manual_seed(3), torch.tensor(kinds)
+    whole = Objects.of(x.reshape(40, -1, 3))
+    views = [whole, physical(whole, kinds, generator), anomalous(whole, kinds, generator)]
+    z = [network(*seen(v, kinds)) for v in views]
+    assert found.shape == (40,)
+    assert torch.equal(found[0], anomclr_plus(*z))
+    network.spread = 3.0, 0.5
+    apart = contrastive_loss(network, x, None, torch.Generator().manual_seed(3))
+    h = [network.represent(*seen(v, kinds)) for v in views[:2]]
+    terms = vicreg_terms(*h, unbiased=True)
+    torch.testing.assert_close(apart[0] - found[0], 3.0 * terms[1] + 0.5 * terms[2])
+    assert float(contrastive_loss(network, x[:1], None, torch.Generator().manual_seed(3)).detach()) == 0.0
+
+
+def test_the_variance_term_widens_the_latent_space(fitted):
+    apart = AnomClr(**SMALL, variance=25.0, covariance=1.0).fit(events(2000, 1), events(10, 2))
+    assert apart.latent_.effective_rank > 1.5 * fitted.latent_.effective_rank
+    assert apart.latent_.uniformity < fitted.latent_.uniformity - 0.3
+
+
+def test_how_much_of_the_latent_space_is_used_is_kept_and_said(fitted, tmp_path, caplog):
+    latent = fitted.latent_
+    h = torch.from_numpy(fitted.transform(in_identity_order(events(2000, 1))).x).double()
+    assert latent.effective_rank == pytest.approx(float(effective_rank(h)), rel=1e-6)
+    assert latent.uniformity == pytest.approx(float(uniformity(h)), rel=1e-6)
+    assert (len(latent.spectrum), latent.events) == (16, 2000)
+    assert sum(latent.spectrum) == pytest.approx(1)
+    score = Represented(fitted, MixtureDensity(components=1, starts=1))
+    score.inner.fit(fitted.transform(events(200, 5)), events(200, 5))
+    save(score, tmp_path / "m", FEATURES, {})
+    stored = read_json(tmp_path / "m" / "model.json")["learnt"]["representation"]
+    assert stored["latent"]["effective_rank"] == latent.effective_rank
+    assert stored["record"]["epochs"] == SMALL["epochs"]
+    assert load(tmp_path / "m")[0].representation.latent_ == latent
+    with caplog.at_level("INFO", "elsewhere"):
+        fitted._look(events(500, 9))
+    assert [(r.levelname, r.message) for r in caplog.records] == [("INFO", f"AnomClr: {fitted.latent_}")]
+    assert str(latent).startswith(f"effective rank {latent.effective_rank:.3g} of 16, largest direction ")
+
+
+def test_a_latent_space_that_is_a_line_is_an_error(monkeypatch):
+    def flat(self, found):
+        ramp = np.arange(len(found), dtype=np.float32)[:, None]
+        return replace(found, x=ramp * np.ones((1, 16), np.float32), features=self.features(found.features))
+
+    monkeypatch.setattr(AnomClr, "transform", flat)
+    with pytest.raises(
+        FitError, match=r"AnomClr: the latent space has collapsed to a line \(effective rank 1 of 16"
+    ):
+        AnomClr(**{**SMALL, "epochs": 1}).fit(events(200, 1), events(10, 2))
+
+
 def test_what_it_cannot_use_is_refused(fitted):
     with pytest.raises(InputError, match="has not been fitted"):
         AnomClr().transform(events(5, 1))
@@ -140,6 +202,8 @@ def test_what_it_cannot_use_is_refused(fitted):
         AnomClr(loss="triplet")
     with pytest.raises(ConfigError, match="modes: found"):
         AnomClr(modes=("remove",))
+    with pytest.raises(ConfigError, match="variance -1"):
+        AnomClr(variance=-1.0)
     with pytest.raises(ConfigError, match="no multiple of heads"):
         AnomClr(width=10, heads=3)
     columns = (*FEATURES.columns, Column("HT", "GeV", "sum"))

@@ -14,6 +14,7 @@ from elsewhere.models.methods import build
 from elsewhere.models.networks.quantised import Types
 from elsewhere.models.scores.axol1tl import Axol1tl, build_vae, vae_loss
 from elsewhere.models.store import load, save
+from elsewhere.models.training import TrainPlan
 
 SMALL = {
     "hidden": (32,),
@@ -105,3 +106,61 @@ def test_what_cannot_work_is_refused(fitted, toy):
         Axol1tl().score(toy(5, 1))
     with pytest.raises(FeatureError, match="trained on 4 columns"):
         fitted.scale(np.zeros((3, 2)))
+
+
+def test_pruned_weights_are_exactly_as_many_as_asked(toy):
+    made = Axol1tl(**SMALL, pruning=0.7).fit(toy(600, 1), toy(10, 2))
+    plain = Axol1tl(**SMALL, pruning=0.7, quantised=False).fit(toy(600, 1), toy(10, 2))
+    for name in ("encoder.0.weight", "mean.weight"):
+        size = plain.weights_[name].size
+        assert (plain.weights_[name] == 0).sum() == round(0.7 * size)
+        assert round(0.7 * size) <= (made.weights_[name] == 0).sum() < 0.9 * size
+    assert made.record_.train_loss[-1] < made.record_.train_loss[0]
+    assert {n.split(".")[0] for n in made.weights_} == {"encoder", "mean"}
+
+
+def test_masks_that_take_nothing_out_change_no_bit(toy):
+    without, with_masks = (
+        Axol1tl(**{**SMALL, "epochs": 3}, pruning=p).fit(toy(600, 1), toy(10, 2)).weights_
+        for p in (0.0, 1e-6)  # a millionth of 128 weights is none
+    )
+    assert without.keys() == with_masks.keys()
+    for name, value in without.items():
+        np.testing.assert_array_equal(value, with_masks[name])
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("at", [3, 8], ids=["masks still change", "masks are fixed"])
+def test_a_pruned_training_goes_on_where_it_was_killed(toy, tmp_path, at):
+    settings = {**SMALL, "epochs": 10, "pruning": 0.6}
+
+    def kill(epoch, *_):
+        if epoch == at:
+            raise Killed
+
+    broken = Axol1tl(**settings, trainer=TrainPlan(folder=tmp_path, progress=kill))
+    with pytest.raises(Killed):
+        broken.fit(toy(600, 1), toy(10, 2))
+    resumed = Axol1tl(**settings, trainer=TrainPlan(folder=tmp_path)).fit(toy(600, 1), toy(10, 2))
+    assert resumed.record_.resumed_from == at
+    whole = Axol1tl(**settings).fit(toy(600, 1), toy(10, 2))
+    for name, value in whole.weights_.items():
+        np.testing.assert_array_equal(resumed.weights_[name], value)
+
+
+def test_two_workers_prune_the_same_weights(toy, tmp_path):
+    settings = {**SMALL, "epochs": 6, "pruning": 0.6}
+    plan = TrainPlan(backend="ray", workers=2, folder=tmp_path)
+    spread = Axol1tl(**settings, trainer=plan).fit(toy(600, 1), toy(10, 2))
+    assert spread.record_.workers == 2
+    for name, value in Axol1tl(**settings).fit(toy(600, 1), toy(10, 2)).weights_.items():
+        np.testing.assert_array_equal(spread.weights_[name], value)
+
+
+@pytest.mark.parametrize("pruning", [-0.1, 1.0])
+def test_a_pruned_part_is_below_one(pruning):
+    with pytest.raises(ConfigError, match="pruning: found"):
+        Axol1tl(pruning=pruning)

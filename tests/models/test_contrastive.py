@@ -11,7 +11,9 @@ from elsewhere.models.networks.contrastive import (
     anomclr,
     anomclr_plus,
     clr,
+    covariance_spectrum,
     darkclr,
+    effective_rank,
     nt_xent,
     supcon,
     uniformity,
@@ -157,3 +159,23 @@ def test_a_gpu_gives_the_same(name):
     loss, views = LOSSES[name]
     z = [v.detach().float() for v in draws(64, 8, views=views)]
     assert loss(*(v.cuda() for v in z)).item() == pytest.approx(loss(*z).item(), abs=1e-5)
+
+
+def test_the_spectrum_is_that_of_the_covariance():
+    z = draws(200, 4, 7)[0].detach() @ torch.diag(torch.tensor([3.0, 1.0, 0.5, 0.0], dtype=torch.float64)) + 5
+    away = z.numpy() - z.numpy().mean(axis=0)
+    values = np.sort(np.linalg.svd(away)[1] ** 2)[::-1]
+    share = values / values.sum()
+    np.testing.assert_allclose(covariance_spectrum(z).numpy(), share, atol=1e-12)
+    entropy = -sum(p * math.log(p) for p in share if p > 1e-15)
+    assert float(effective_rank(z)) == pytest.approx(math.exp(entropy), rel=1e-9)
+
+
+def test_the_effective_rank_counts_directions():
+    line = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None] * torch.tensor([1.0, -2.0, 0.5])
+    assert float(effective_rank(line)) == pytest.approx(1.0, abs=1e-9)
+    assert float(effective_rank(torch.ones(50, 3))) == 1.0
+    assert float(effective_rank(line[:, :1])) == pytest.approx(1.0)
+    corners = torch.cat([torch.eye(5, dtype=torch.float64), -torch.eye(5, dtype=torch.float64)])
+    assert float(effective_rank(corners)) == pytest.approx(5.0)
+    assert float(effective_rank(100 * corners + 3)) == pytest.approx(5.0)

@@ -5,7 +5,15 @@ import pytest
 import torch
 from elsewhere.errors import ConfigError
 from elsewhere.fixed import Fixed
-from elsewhere.models.networks.quantised import Types, quantised_layers, rounded
+from elsewhere.models.networks.quantised import (
+    Pruner,
+    Types,
+    mask_of,
+    masked,
+    quantised_layers,
+    rounded,
+    sparsity_at,
+)
 
 KINDS = [
     Fixed(8, 6, True, "RND_CONV", "SAT"), Fixed(6, 3, True, "TRN", "SAT"), Fixed(10, 6, False, "RND_CONV", "SAT"),
@@ -74,3 +82,47 @@ def test_layers_in_types_are_sums_of_integers():
         torch.from_numpy(x), [tuple(map(torch.from_numpy, p)) for p in layers], None
     ).numpy()
     assert np.abs(plain - h).max() > 0.1
+
+
+def test_a_mask_takes_out_the_smallest():
+    rng = np.random.default_rng(4)
+    weight = np.round(rng.normal(size=(7, 9)), 1)  # many of equal size
+    for sparsity in (0.0, 0.31, 0.5, 0.9, 0.999):
+        mask = mask_of(torch.from_numpy(weight), sparsity).numpy()
+        taken = min(round(sparsity * 63), 62)
+        assert (mask == 0).sum() == taken
+        assert set(np.unique(mask)) <= {0.0, 1.0}
+        if taken:
+            assert np.abs(weight[mask == 0]).max() <= np.abs(weight[mask == 1]).min()
+
+
+def test_gradients_pass_a_mask_and_leave_it():
+    value, mask = torch.tensor([1.0, -2.0, 3.0], requires_grad=True), torch.tensor([1.0, 0.0, 1.0], requires_grad=True)  # fmt: skip
+    made = masked(value, mask)
+    assert made.tolist() == [1.0, 0.0, 3.0]
+    (made * torch.tensor([5.0, 6.0, 7.0])).sum().backward()
+    assert value.grad.tolist() == [5.0, 6.0, 7.0]
+    assert mask.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_sparsity_rises_as_published_and_stays():
+    found = [sparsity_at(0.8, k, 1000) for k in range(1000)]
+    assert found[:100] == [0.0] * 100
+    assert found[599:] == [0.8] * 401
+    t = (np.arange(101, 600) - 100) / 500  # 1710.01878: s_f + (s_i - s_f) (1 - t)^3 with s_i = 0
+    np.testing.assert_allclose(found[100:599], 0.8 + (0.0 - 0.8) * (1 - t) ** 3, rtol=0, atol=1e-12)
+    assert sparsity_at(0.8, 0, 1) == 0.8
+
+
+def test_masks_follow_the_weights_until_the_sparsity_is_full():
+    weight, mask = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.ones(1, 4)
+    pruner = Pruner(0.5, [weight], [mask])
+    for step in range(6):
+        pruner.at_step(step, 10)
+    assert mask.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+    weight.copy_(torch.tensor([[4.0, 3.0, 2.0, 1.0]]))
+    for step in range(6, 10):
+        pruner.at_step(step, 10)
+    assert mask.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+    pruner.at_step(5, 10)
+    assert mask.tolist() == [[1.0, 1.0, 0.0, 0.0]]

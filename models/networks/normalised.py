@@ -1,0 +1,236 @@
+"""The normalised autoencoder in training: an energy, Langevin chains on its manifold, and a buffer that the chains go on from.
+
+Its own loop on one rank: the buffer is the work of all steps before, so no other rank could know it. It lives among the module's
+buffers and in the checkpoint, and every draw is a function of seed and step: a run that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+from ..training_loop import Trainer, read_checkpoint
+from ..training_task import State
+from .dense import initialise
+
+#: Slope of the activation below 0, the first value of the paper's learnt one.
+_SLOPE = 0.25
+#: A code shorter than this is not made longer.
+_SHORT = 1e-6
+
+#: Weight and bias of each layer.
+Layers = list[tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Chains:
+    """How negative events are made (2206.14225): ``count`` chains a step, first in the latent space, then among the events.
+
+    A step: at - step * gradient (of length ``clip`` at most) + noise * normal numbers, accepted by Metropolis' rule at
+    ``temperature``. The noise in x falls with the step's number k as ``x_noise`` / (1 + k). Latent chains begin at points of a buffer
+    of ``buffer``, which their ends go into, a part 1 - ``ratio`` anywhere on the sphere.
+    """
+
+    count: int = 256
+    buffer: int = 10_000
+    ratio: float = 0.95
+    latent_steps: int = 30
+    latent_step: float = 50.0
+    latent_noise: float = 0.02
+    x_steps: int = 30
+    x_step: float = 50.0
+    x_noise: float = 1e-4
+    clip: float = 0.01
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = {k: v for k, v in asdict(self).items() if k not in ("ratio", "latent_steps", "x_steps")}
+        bad = [k for k, v in numbers.items() if not v > 0]
+        if (
+            bad
+            or not 0 <= self.ratio <= 1
+            or min(self.latent_steps, self.x_steps) < 0
+            or self.buffer < self.count
+        ):
+            raise ConfigError(
+                f"found {self}; expected positive numbers, a ratio from 0 to 1, and a buffer that holds all chains of a step"
+            )
+
+
+def build_normalised(config: Mapping[str, Any]) -> Any:
+    """Encoder and decoder, with first weights from ``seed``; as a module x (n, d) to its energy (n,).
+
+    ``config``: ``widths`` (from input to the last hidden layer; the decoder mirrors them), ``latent``, ``seed``; for the second
+    training also ``chains`` (of `Chains`), ``gamma``, ``decay``, ``epochs`` and ``epoch_steps``.
+    """
+    import torch
+    from torch.nn import Linear, ModuleList
+    from torch.nn.utils import skip_init
+
+    widths, latent = list(config["widths"]), int(config["latent"])
+
+    class Normalised(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = ModuleList(skip_init(Linear, a, b) for a, b in pairwise([*widths, latent]))
+            self.decoder = ModuleList(
+                skip_init(Linear, a, b) for a, b in pairwise([latent, *reversed(widths)])
+            )
+
+        def forward(self, x: Any) -> Any:
+            return energy(x, normalised(self))
+
+    network: Any = Normalised()
+    initialise(network, int(config["seed"]))
+    if "chains" in config:
+        network.chains = Chains(**config["chains"])
+        network.gamma, network.decay = float(config["gamma"]), float(config["decay"])
+        network.epoch_steps = int(config["epoch_steps"])
+        network.register_buffer("step", torch.zeros(1, dtype=torch.int64))
+        network.register_buffer("replay", torch.zeros(network.chains.buffer, latent))
+        network.register_buffer("diary", torch.zeros(int(config["epochs"]), 2, dtype=torch.float64))
+    return network
+
+
+def normalised(network: Any) -> tuple[Layers, Layers]:
+    """Layers of encoder and decoder, each matrix over its largest singular value; the decoder's last as it is.
+
+    That one has to reach as far as the events do, where the published decoder ends in a sigmoid.
+    """
+    import torch
+
+    encoder, decoder = (
+        [(la.weight / torch.linalg.matrix_norm(la.weight, 2).clamp_min(_SHORT), la.bias) for la in part]
+        for part in (network.encoder, network.decoder)
+    )
+    last = network.decoder[-1]
+    return encoder, [*decoder[:-1], (last.weight, last.bias)]
+
+
+def _through(x: Any, layers: Layers) -> Any:
+    from torch.nn.functional import leaky_relu, linear
+
+    for i, (weight, bias) in enumerate(layers):
+        x = linear(x, weight, bias)
+        x = leaky_relu(x, _SLOPE) if i < len(layers) - 1 else x
+    return x
+
+
+def on_sphere(z: Any) -> Any:
+    """z (n, latent), each of length 1."""
+    return z / z.norm(dim=1, keepdim=True).clamp_min(_SHORT)
+
+
+def energy(x: Any, layers: tuple[Layers, Layers]) -> Any:
+    """Mean squared error between x (n, d) and what is made of its code on the sphere, (n,)."""
+    return (_through(on_sphere(_through(x, layers[0])), layers[1]) - x).square().mean(dim=1)
+
+
+def reconstruction(network: Any, x: Any, y: Any) -> Any:  # noqa: ARG001
+    """The loss of the first training: the energy, (n,)."""
+    return energy(x, normalised(network))
+
+
+def _slope(height: Callable[[Any], Any], at: Any, clip: float) -> tuple[Any, Any]:
+    """Value (n,) and gradient (n, k), each row of length ``clip`` at most."""
+    import torch
+
+    with torch.enable_grad():
+        at = at.detach().requires_grad_()
+        value = height(at)
+        (gradient,) = torch.autograd.grad(value.sum(), at)
+    length = gradient.norm(dim=1, keepdim=True)
+    return value.detach(), gradient * (clip / length.clamp_min(clip))
+
+
+def walk(
+    height: Callable[[Any], Any], at: Any, steps: int, step: float, noise: Callable[[int], float], clip: float,
+    generator: Any, move: Callable[[Any], Any] = lambda to: to,
+) -> Any:  # fmt: skip
+    """Where chains (n, k) that begin at ``at`` are after so many steps downhill and at random; ``move`` puts a step on the manifold.
+
+    The published acceptance, each chain by its own heights: exp(h - h' + (|there|^2 - |back|^2) / (4 step)) with there = x' - x +
+    step g and back = x - x' + step g'. It would be detailed balance for noise^2 = 2 step only: a heuristic, to be judged by the
+    energies of both samples.
+    """
+    import torch
+
+    value, gradient = _slope(height, at, clip)
+    for k in range(steps):
+        drawn = torch.randn(at.shape, generator=generator, device=at.device, dtype=at.dtype)
+        to = move(at - step * gradient + noise(k) * drawn)
+        new, other = _slope(height, to, clip)
+        there = (to - at + step * gradient).square().sum(dim=1)
+        back = (at - to + step * other).square().sum(dim=1)
+        chance = torch.rand(value.shape, generator=generator, device=at.device, dtype=at.dtype)
+        taken = chance.log() < value - new + (there - back) / (4 * step)
+        at, gradient = torch.where(taken[:, None], to, at), torch.where(taken[:, None], other, gradient)
+        value = torch.where(taken, new, value)
+    return at
+
+
+def first_codes(network: Any, generator: Any) -> Any:
+    """Where the latent chains of a step begin, (count, latent): from the buffer as far as it is filled, the rest anywhere."""
+    import torch
+
+    how, replay = network.chains, network.replay
+    like = {"generator": generator, "device": replay.device}
+    fresh = on_sphere(torch.randn((how.count, replay.shape[1]), **like))
+    filled = min(int(network.step) * how.count, how.buffer)
+    again = torch.rand(how.count, **like) < how.ratio
+    which = (torch.rand(how.count, **like, dtype=torch.float64) * filled).long().clamp_max(max(filled - 1, 0))
+    return torch.where((again & (filled > 0))[:, None], replay[which], fresh)
+
+
+def negatives(network: Any, layers: tuple[Layers, Layers], generator: Any) -> Any:
+    """Events (count, d) that the chains find likely under exp(-energy / T); the ends of the latent chains go into the buffer."""
+    import torch
+
+    how, heat = network.chains, network.chains.temperature
+    with torch.no_grad():
+        z = walk(
+            lambda z: energy(_through(z, layers[1]), layers) / heat, first_codes(network, generator),
+            how.latent_steps, how.latent_step, lambda _: how.latent_noise, how.clip, generator, on_sphere,
+        )  # fmt: skip
+        place = (int(network.step) * how.count + torch.arange(how.count, device=z.device)) % how.buffer
+        network.replay[place] = z
+        return walk(
+            lambda x: energy(x, layers) / heat, _through(z, layers[1]),
+            how.x_steps, how.x_step, lambda k: how.x_noise / (1 + k), how.clip, generator,
+        )  # fmt: skip
+
+
+def normalised_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:
+    """E(x+) - <E(x-)> + gamma <E(x-)^2> + decay |W|^2 of a batch x (n, d) with weights y (n, 1), per event (n,)."""
+    layers = normalised(network)
+    encoder, decoder = ([(w.detach(), b.detach()) for w, b in part] for part in layers)
+    up, down = energy(x, layers), energy(negatives(network, (encoder, decoder), generator), layers)
+    epoch = int(network.step) // network.epoch_steps
+    means = ((up.detach() * y[:, 0]).sum() / y.sum(), down.detach().mean())
+    for side, mean in enumerate(means):
+        network.diary[epoch, side] += mean / network.epoch_steps
+    network.step += 1
+    size = sum(p.square().sum() for p in network.parameters())
+    return up + (network.gamma * down.square().mean() - down.mean() + network.decay * size)
+
+
+class ChainTrainer(Trainer):
+    """The training loop with the module's buffers among what is kept: replay buffer, step and mean energies."""
+
+    def state(self) -> State:
+        """A copy of weights and buffers as they are now."""
+        buffers = {n: b.detach().cpu().numpy().copy() for n, b in self.network.named_buffers()}
+        return super().state() | buffers
+
+    def _resume(self, folder: Path, key: str) -> None:
+        import torch
+
+        super()._resume(folder, key)
+        found = read_checkpoint(folder, key)
+        if found is not None:
+            for name, buffer in self.network.named_buffers():
+                buffer.copy_(torch.from_numpy(found[1][f"now/{name}"]).to(self.device))

@@ -1,0 +1,390 @@
+"""A classifier of known classes whose doubt is the score, with outlier exposure and mass matching (2201.07199)."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from ...errors import ConfigError, FeatureError, FitError, InputError
+from ...events import Events, identity_hash
+from ..calibration import Calibration, log_sum_exp
+from ..mass_matching import MassMatching, match_masses
+from ..nesting import Stateful
+from ..networks.classifier import OUTSIDE, build_classifier, exposed_cross_entropy
+from ..networks.dense import BATCH, evaluate, load_weights
+from ..training import Sample, Task, TrainingRecord, TrainPlan, train
+from .coordinates import whiten
+from .mahalanobis import ledoit_wolf
+from .weak_trees import check_scored, check_training
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+Kind = Literal["msp", "entropy", "max_logit", "energy", "anti_class", "mahalanobis", "mahalanobis_global"]
+_DISTANCES = ("mahalanobis", "mahalanobis_global")
+#: Name of the class that the reference is.
+REFERENCE = "reference"
+#: Standardised inputs end here, where float32 can still hold what the layers make of them.
+_CLIP = 1e6
+
+
+def logit_scores(g: Array, anti: int) -> dict[str, Array]:
+    """The scores of logits g (n, k), each (n,), with p = softmax(g); ``anti``: index of the class of "anti_class".
+
+    msp: -max p; entropy: -sum p ln p; max_logit: -max g; energy: -ln sum exp g; anti_class: -p of one class.
+    """
+    total = log_sum_exp(g)
+    highest, entropy = g.max(axis=1), np.zeros(len(g))
+    for k in range(g.shape[1]):
+        entropy -= np.exp(g[:, k] - total) * (g[:, k] - total)
+    return {
+        "msp": -np.exp(highest - total),
+        "entropy": entropy,
+        "max_logit": -highest,
+        "energy": -total,
+        "anti_class": -np.exp(g[:, anti] - total),
+    }
+
+
+class _Rows(NamedTuple):
+    """All events to learn from, in the order of their identity: y is the class, `OUTSIDE` that of an outlier."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    weight: Array
+    identity: NDArray[np.void]
+
+
+def _stacked(classes: Mapping[str, Events], outliers: Mapping[str, Events], seed: int) -> _Rows:
+    parts = [*classes.values(), *outliers.values()]
+    labels = [*range(len(classes)), *([OUTSIDE] * len(outliers))]
+    whole = Events.concatenate(parts)
+    y = np.repeat(labels, [len(p) for p in parts]).astype(np.int64)
+    family = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+    order = np.lexsort((family, identity_hash(whole.identity, seed)))
+    return _Rows(whole.x[order], y[order], whole.weight[order], whole.identity[order])
+
+
+def balanced(weight: Array, y: NDArray[np.int64], names: tuple[str, ...], exposure: float) -> Array:
+    """Weights with which every class counts the same, all classes as many as their rows, and the outliers ``exposure`` times that.
+
+    Raises `InputError` if a class, or the outliers that there are, has no weight.
+    """
+    out = weight.astype(np.float64)
+    known = int((y != OUTSIDE).sum())
+    for label in (*range(len(names)), *({OUTSIDE} & set(y.tolist()))):
+        total = math.fsum(weight[y == label])  # rounds once, so the order of the rows changes no bit
+        if total <= 0:
+            name = "the outliers" if label == OUTSIDE else f"class '{names[label]}'"
+            raise InputError(f"{len(y)} events: none of {name} after the split for validation; give more")
+        share = exposure * known if label == OUTSIDE else known / len(names)
+        out[y == label] *= share / total
+    return out
+
+
+@dataclass
+class ClassifierAnomaly:
+    """Odd = not like any class a classifier knows (2201.07199): a dense network of the classes, read in one of many ways.
+
+    The classes are the ``reference``, named "reference", and the samples of ``classes`` (name: Events). Every class counts the
+    same; inputs are standardised; a hash of identity and seed puts the part ``validation`` aside, the epoch of lowest loss on it
+    is kept. One half of these events fixes a temperature T, by which logits are divided (1706.04599; ``calibrate``), the other
+    half measures what it does: ``calibration_``.
+
+    ``kind`` of score, of logits g / T and p = softmax(g / T): "msp" -max p, "entropy" -sum p ln p, "max_logit" -max g, "energy"
+    -ln sum exp g, "anti_class" -p of the class ``anti``; or of the last hidden layer h (behind its ReLU with linear logits, which
+    read it there): "mahalanobis" min_k (h - mu_k)^T C^-1 (h - mu_k), C the covariance within the classes, and
+    "mahalanobis_global" with one mean and the covariance about it, both of the training part and shrunk as `ledoit_wolf` says.
+    All are of one training: `scores` gives them together, and ``kind`` may be changed afterwards. ``logits``: "linear", or
+    "distance", g_k = -|h - c_k|^2 with learnt centres, another training.
+
+    ``outliers`` (name: Events) are shown to the network as events of no class (outlier exposure, 1812.04606): loss = cross entropy
+    + ``exposure`` times the cross entropy of the uniform distribution and p; the training record has it divided by
+    1 + ``exposure``. They should be of many kinds: one narrow family makes its like odd, and others less odd than without it. ``matching`` gives classes and outliers one mass spectrum, see `match_masses`. What was used is a prior of
+    the search: `prior` says which, ``priors_`` how many events.
+
+    Simplified: a dense network of flat features with Adam where the paper has ParticleNet on jet constituents with AdamW.
+    """
+
+    paper: ClassVar[str] = "2201.07199"
+    more_papers: ClassVar[tuple[str, ...]] = ("1706.04599", "1812.04606")
+
+    classes: Any = field(default_factory=dict, repr=False, compare=False)  # name: Events
+    outliers: Any = field(default_factory=dict, repr=False, compare=False)  # name: Events
+    kind: Kind = "msp"
+    anti: str = REFERENCE
+    logits: Literal["linear", "distance"] = "linear"
+    hidden: tuple[int, ...] = (64, 64, 32)
+    epochs: int = 50
+    batch: int = 256
+    learning_rate: float = 1e-3
+    validation: float = 0.2
+    calibrate: bool = True
+    exposure: float = 0.5
+    matching: MassMatching | None = None
+    seed: int = 0
+    shards: int = 1
+    trainer: TrainPlan | None = field(default=None, repr=False, compare=False)
+    names_: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    priors_: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
+    mean_: Array = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    width_: Array = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    moments_: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
+    calibration_: Calibration | None = field(default=None, repr=False, compare=False)
+    _loaded: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.matching, Mapping):  # from a model folder
+            self.matching = MassMatching(**self.matching)
+        if self.kind not in get_args(Kind) or self.logits not in ("linear", "distance"):
+            raise ConfigError(
+                f"found kind {self.kind!r}, logits {self.logits!r}; expected one of {', '.join(get_args(Kind))}, and linear or "
+                "distance"
+            )
+        if not self.hidden or not 0 < self.validation < 1 or not self.exposure > 0:
+            raise ConfigError(
+                f"found hidden {self.hidden}, validation {self.validation}, exposure {self.exposure}; expected at least one hidden "
+                "layer, a part between 0 and 1, and an exposure above 0"
+            )
+
+    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
+        """Learn from ``reference``, ``classes`` and ``outliers``; ``data`` is not looked at.
+
+        Raises `InputError` without classes or on samples that cannot be learnt from, `FeatureError` on other columns,
+        `ConfigError` for an unknown ``anti``, `FitError` if the loss diverges.
+        """
+        classes, outliers = self._samples(reference)
+        rows = _stacked(classes, outliers, self.seed)
+        held = identity_hash(rows.identity, self.seed) / 2.0**64 < self.validation
+        weights = [balanced(rows.weight[m], rows.y[m], self.names_, self.exposure) for m in (~held, held)]
+        known = rows.y[~held] != OUTSIDE
+        self._learn_scale(rows.x[~held][known], weights[0][known])
+        train_part, held_part = (
+            Sample(self.scale(rows.x[m]), rows.y[m], w) for m, w in zip((~held, held), weights, strict=True)
+        )
+        plan = self.trainer or TrainPlan()
+        settings = replace(plan.settings(self, self.shards), keep="best")
+        task = Task(build_classifier, self._config(), exposed_cross_entropy, train_part, held_part)
+        result = train(task, settings, plan.folder, plan.progress)
+        self.weights_, self.record_, self._loaded, self.calibration_ = result.state, result.record, None, None
+        self._learn_moments(self._outputs(rows.x[~held][known])[1], rows.y[~held][known], weights[0][known])
+        seen = rows.y[held] != OUTSIDE
+        g, label, weight = self._outputs(rows.x[held][seen])[0], rows.y[held][seen], weights[1][seen]
+        first = identity_hash(rows.identity[held][seen], self._stream(2)) < np.uint64(2**63)
+        self.calibration_ = Calibration.of(g, label, weight, first, self.calibrate)
+        return self
+
+    def _stream(self, use: int) -> int:
+        """A seed for another use of identities' hashes, so that no two uses pick the same events."""
+        return int(np.random.SeedSequence([self.seed, use]).generate_state(1, np.uint64)[0])
+
+    def _samples(self, reference: Events) -> tuple[dict[str, Events], dict[str, Events]]:
+        """Classes and outliers, checked and matched."""
+        if not self.classes or REFERENCE in self.classes or set(self.classes) & set(self.outliers):
+            raise InputError(
+                f"ClassifierAnomaly has the classes {list(self.classes)}, the outliers {list(self.outliers)}; hand in at least "
+                f"one sample beside the reference, as classes={{'top': Events}}, each with a name of its own, not '{REFERENCE}'"
+            )
+        classes = {REFERENCE: reference, **self.classes}
+        outliers = dict(self.outliers)
+        for name, events in {**classes, **outliers}.items():
+            check_training(events, name)
+            reference.features.require_same(events.features, "the reference", name)
+        self.names_ = tuple(classes)
+        self._anti()
+        if self.matching is not None:
+            found = match_masses({**classes, **outliers}, self.matching, self._stream(1)).samples
+            classes, outliers = {n: found[n] for n in classes}, {n: found[n] for n in outliers}
+        self.priors_ = {
+            "classes": {n: len(e) for n, e in classes.items()}, "outliers": {n: len(e) for n, e in outliers.items()},
+        }  # fmt: skip
+        log.info("prior: %s", self.prior)
+        return classes, outliers
+
+    @property
+    def prior(self) -> str:
+        """What beside the reference the score was told, for print: a search with it depends on a model that far; "" before the fit."""
+        if not self.priors_:
+            return ""
+        told = [f"classes {', '.join(self.priors_['classes'])}"]
+        if self.priors_["outliers"]:
+            told.append(f"exposed to outliers {', '.join(self.priors_['outliers'])}")
+        return "; ".join(told)
+
+    def _learn_scale(self, x: NDArray[Any], weight: Array) -> None:
+        values = x.astype(np.float64)
+        self.mean_ = np.average(values, axis=0, weights=weight)
+        spread = np.sqrt(np.average((values - self.mean_) ** 2, axis=0, weights=weight))
+        # A constant column's deviation is rounding, by which nothing may be divided.
+        self.width_ = np.where(np.ptp(values, axis=0) > 0, spread, 1.0)
+
+    def _learn_moments(self, h: Array, y: NDArray[np.int64], weight: Array) -> None:
+        """Means of h (n, width), and the whitening matrices of its two covariances."""
+        means = np.array(
+            [np.average(h[y == k], axis=0, weights=weight[y == k]) for k in range(len(self.names_))]
+        )
+        self.moments_ = {"means": means}
+        for name, rows in (("within", h - means[y]), ("global", h)):
+            mean, covariance, _ = ledoit_wolf(rows, weight)
+            if not np.trace(covariance) > 0:
+                raise FitError("the last hidden layer is the same for all events; lower learning_rate")
+            unit = np.eye(h.shape[1])
+            self.moments_[name] = solve_triangular(np.linalg.cholesky(covariance), unit, lower=True)
+            self.moments_[f"{name}_mean"] = mean
+
+    def _config(self) -> dict[str, Any]:
+        sizes = [len(self.mean_), *self.hidden]
+        return {"sizes": sizes, "classes": len(self.names_), "logits": self.logits, "seed": self.seed}
+
+    def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """What the network takes: (x - mean) / width of raw columns x (n, d), float32."""
+        if x.ndim != 2 or x.shape[1] != len(self.mean_):
+            raise FeatureError(
+                f"the events have shape {x.shape}, the ClassifierAnomaly was trained on {len(self.mean_)} columns"
+            )
+        return np.clip((x.astype(np.float64) - self.mean_) / self.width_, -_CLIP, _CLIP).astype(np.float32)
+
+    def _outputs(self, x: NDArray[Any]) -> tuple[Array, Array]:
+        """Logits (n, classes), divided by the temperature if there is one, and h (n, width) of raw columns x (n, d)."""
+        if self._loaded is None:
+            self._loaded = load_weights(build_classifier(self._config()), self.weights_)
+        k = len(self.names_)
+        parts = [np.zeros((0, k + self.hidden[-1]), np.float32)]
+        for start in range(0, len(x), BATCH):
+            parts.append(evaluate(self._loaded.both, self.scale(x[start : start + BATCH])))
+        out = np.concatenate(parts).astype(np.float64)
+        t = 1.0 if self.calibration_ is None else self.calibration_.temperature
+        return out[:, :k] / t, np.ascontiguousarray(out[:, k:])
+
+    def _distances(self, h: Array) -> dict[str, Array]:
+        nearest, found = np.full(len(h), np.inf), self.moments_
+
+        def squared(mean: Array, inverse: Array) -> Array:
+            z = whiten(h, mean, inverse)
+            return np.cumsum(z * z, axis=1)[:, -1]
+
+        for mean in found["means"]:
+            nearest = np.minimum(nearest, squared(mean, found["within"]))
+        return {"mahalanobis": nearest, "mahalanobis_global": squared(found["global_mean"], found["global"])}
+
+    def scores(self, events: Events) -> dict[str, Array]:
+        """Every kind of score by its name, each (n,), of the one network."""
+        g, h = self._read(events)
+        return {**logit_scores(g, self._anti()), **self._distances(h)}
+
+    def score(self, events: Events) -> Array:
+        """The number that ``kind`` names, shape (n,)."""
+        g, h = self._read(events)
+        found = self._distances(h) if self.kind in _DISTANCES else logit_scores(g, self._anti())
+        return found[self.kind]
+
+    def _read(self, events: Events) -> tuple[Array, Array]:
+        self._check_fitted()
+        check_scored(events, len(self.mean_), "ClassifierAnomaly")
+        return self._outputs(events.x)
+
+    def _check_fitted(self) -> None:
+        if not self.weights_:
+            raise InputError("this ClassifierAnomaly has not been fitted")
+
+    def _anti(self) -> int:
+        """Index of the class ``anti``; an unknown one is a `ConfigError`."""
+        if self.anti not in self.names_:
+            close = difflib.get_close_matches(self.anti, self.names_, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"anti: no class '{self.anti}'{hint} There are: {', '.join(self.names_)}")
+        return self.names_.index(self.anti)
+
+    def network(self) -> Any:
+        """One ``torch.nn.Module`` in eval mode that firmware can do: `scale`'s output (n, d) to (n,) or (n, 1).
+
+        "mahalanobis_global": the score, h whitened by one more Linear layer and squared. "anti_class" of two classes: the other
+        class's logit less that of ``anti``, which is ln(1 / p - 1): not the score but in its order, and not divided by T. Every other
+        kind has an exponential, a largest or a smallest of several numbers: `ConfigError`.
+        """
+        import torch
+
+        self._check_fitted()
+        squares = self.kind == "mahalanobis_global"
+        if not squares and not (self.kind == "anti_class" and len(self.names_) == 2):
+            raise ConfigError(
+                f"kind: '{self.kind}' of {len(self.names_)} classes has an exponential or the largest of several numbers, which "
+                "firmware has not; use mahalanobis_global, or anti_class of two classes"
+            )
+        body = load_weights(build_classifier(self._config()), self.weights_).body
+        weight, bias = self._whitening() if squares else self._difference()
+        last: Any = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], weight.shape[0])
+        with torch.no_grad():
+            last.weight.copy_(torch.from_numpy(weight))
+            last.bias.copy_(torch.from_numpy(bias))
+        layers = torch.nn.Sequential(*body, last)
+        return _squared(layers).eval() if squares else layers.eval()
+
+    def _whitening(self) -> tuple[Array, Array]:
+        inverse = self.moments_["global"]
+        return inverse, -inverse @ self.moments_["global_mean"]
+
+    def _difference(self) -> tuple[Array, Array]:
+        """Weights (1, width) and bias (1,) of the other class's logit less that of ``anti``, as a function of h."""
+        mine, other = self._anti(), 1 - self._anti()
+        if self.logits == "linear":
+            weight, bias = (self.weights_[f"head.{n}"].astype(np.float64) for n in ("weight", "bias"))
+            return (weight[other] - weight[mine])[None], (bias[other] - bias[mine])[None]
+        c = self.weights_["centres"].astype(np.float64)  # |h - c_mine|^2 - |h - c_other|^2 has no square of h
+        return 2 * (c[other] - c[mine])[None], ((c[mine] ** 2).sum() - (c[other] ** 2).sum())[None]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A trip to a worker leaves the simulation at home once the network is trained, and where it was."""
+        home = {"classes": {}, "outliers": {}} if self.weights_ else {}
+        return {**self.__dict__, "_loaded": None, "trainer": None, **home}
+
+    def state(self) -> Stateful:
+        """Weights by parameter name, scaling, moments of h, what was a prior, how it was trained and calibrated."""
+        weights = {f"weights/{k}": v for k, v in self.weights_.items()}
+        moments = {f"moments/{k}": v for k, v in self.moments_.items()}
+        info = {
+            "names": list(self.names_), "priors": self.priors_,
+            "record": None if self.record_ is None else self.record_.to_json(),
+            "calibration": None if self.calibration_ is None else self.calibration_.to_json(),
+        }  # fmt: skip
+        return info, {"mean": self.mean_, "width": self.width_, **weights, **moments}, {}
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+
+        def under(prefix: str) -> dict[str, NDArray[Any]]:
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+        self.mean_, self.width_, self._loaded = arrays["mean"], arrays["width"], None
+        self.weights_, self.moments_ = under("weights/"), under("moments/")
+        self.names_, self.priors_ = tuple(info["names"]), info["priors"]
+        record, calibration = info["record"], info["calibration"]
+        self.record_ = None if record is None else TrainingRecord.from_json(record)
+        self.calibration_ = None if calibration is None else Calibration.from_json(calibration)
+        return self
+
+
+def _squared(layers: Any) -> Any:
+    """A module (n, d) -> (n,): the sum of squares of what ``layers`` give, in operations firmware has."""
+    import torch
+
+    class Squared(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x: Any) -> Any:
+            out = self.layers(x)
+            return torch.einsum("bi,bi->b", out, out)
+
+    return Squared()

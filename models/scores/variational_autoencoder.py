@@ -1,0 +1,136 @@
+"""A dense variational autoencoder for search and trigger: one training, four ways to call an event odd (2108.03986)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError
+from ...events import Events, in_identity_order
+from ..nesting import Stateful
+from ..networks.dense import BATCH, evaluate, load_weights
+from ..networks.variational import build_variational, variational_loss
+from ..training import Sample, Task, TrainingRecord, TrainPlan, train
+from .hardware_inputs import HardwareInputs
+from .weak_trees import check_scored, check_training
+
+Kind = Literal["mse", "mu2", "kl", "elbo"]
+
+
+@dataclass
+class VariationalAutoencoder(HardwareInputs):
+    """Dense encoder d - hidden - latent (mean, ln variance) and mirrored decoder, ReLU; loss = MSE + ``beta`` KL.
+
+    ``kind`` of score, all of the mean code, nothing drawn: "mse" squared error summed over inputs, "mu2" sum of squared means, "kl"
+    divergence from N(0, 1), "elbo" the loss itself. They rank events differently. "mse" and "mu2" have a network of Linear and
+    ReLU and can become firmware; the others have an exponential and cannot.
+
+    Inputs are scaled as in Level-1 hardware, see `input_scale`: by powers of two, not to exactly unit variance, and an empty slot is
+    a number like any other, not masked. Trained on ``reference`` alone, events in the order of their identity.
+    """
+
+    paper: ClassVar[str] = "2108.03986"
+
+    hidden: tuple[int, ...] = (32, 16)
+    latent: int = 8
+    beta: float = 0.01
+    kind: Kind = "mse"
+    epochs: int = 20
+    batch: int = 1024
+    learning_rate: float = 1e-3
+    seed: int = 0
+    shards: int = 4
+    weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
+    _loaded: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ConfigError(f"kind: found {self.kind!r}, expected one of {', '.join(get_args(Kind))}")
+        if not self.beta > 0 or not self.hidden or self.latent < 1:
+            raise ConfigError(
+                f"found beta {self.beta}, hidden {self.hidden}, latent {self.latent}; expected a positive beta, at least one "
+                "hidden layer and one latent number"
+            )
+
+    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
+        """Learn from ``reference``; ``data`` is not looked at.
+
+        Raises `InputError` on an empty sample, values that are not finite or negative weights, `FitError` if the
+        loss diverges.
+        """
+        check_training(reference, "reference")
+        reference = in_identity_order(reference, self.seed)
+        self._learn_scale(reference)
+        plan = self.trainer or TrainPlan()
+        sample = Sample(self.scale(reference.x), weight=reference.weight)
+        task = Task(build_variational, self._config(), variational_loss, sample, draws=True)
+        result = train(task, plan.settings(self, self.shards), plan.folder, plan.progress)
+        self.weights_, self.record_, self._loaded = result.state, result.record, None
+        return self
+
+    def _config(self) -> Mapping[str, Any]:
+        widths = [self.columns_, *self.hidden]
+        return {"widths": widths, "latent": self.latent, "beta": self.beta, "seed": self.seed}
+
+    def score(self, events: Events) -> NDArray[np.float64]:
+        """The number that ``kind`` names, shape (n,)."""
+        self._check()
+        check_scored(events, self.columns_, "VariationalAutoencoder")
+        if self._loaded is None:
+            self._loaded = load_weights(build_variational(self._config()), self.weights_)
+        parts = [np.zeros((0, 3), np.float32)]
+        for start in range(0, len(events), BATCH):
+            parts.append(evaluate(self._loaded, self.scale(events.x[start : start + BATCH])))
+        error, squares, divergence = np.concatenate(parts).astype(np.float64).T
+        elbo = error / self.columns_ + self.beta * divergence
+        return {"mse": error, "mu2": squares, "kl": divergence, "elbo": elbo}[self.kind]
+
+    def network(self) -> Any:
+        """The score as one ``torch.nn.Module`` in eval mode: `scale`'s output (n, d) to scores (n,).
+
+        Raises `ConfigError` for the kinds "kl" and "elbo", which have an exponential.
+        """
+        import torch
+
+        self._check()
+        if self.kind in ("kl", "elbo"):
+            raise ConfigError(
+                f"kind: '{self.kind}' has an exponential, which firmware has not; use mse or mu2"
+            )
+        whole, error = load_weights(build_variational(self._config()), self.weights_), self.kind == "mse"
+        decoder = list(whole.decoder) if error else []
+
+        class Deployed(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layers = torch.nn.Sequential(*whole.encoder, whole.mean, *decoder)
+
+            def forward(self, x: Any) -> Any:
+                out = self.layers(x) - x if error else self.layers(x)
+                return torch.einsum("bi,bi->b", out, out)
+
+        return Deployed().eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A trip to a worker carries the weights, not the torch module nor where it was trained."""
+        return {**super().__getstate__(), "_loaded": None}
+
+    def state(self) -> Stateful:
+        """Weights by parameter name, offsets and shifts, and how it was trained."""
+        record = None if self.record_ is None else self.record_.to_json()
+        weights = {f"weights/{k}": v for k, v in self.weights_.items()}
+        arrays = {"offset": self.offset_, "shift": self.shift_, **weights}
+        return {"columns": self.columns_, "record": record}, arrays, {}
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+        self.columns_, self.offset_, self.shift_ = info["columns"], arrays["offset"], arrays["shift"]
+        self.weights_ = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
+        self._loaded = None
+        return self
