@@ -54,7 +54,8 @@ class Quak:
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
         """Learn the background's density and one per prior; ``data`` is not looked at.
 
-        Raises `InputError` on bad samples, or without a prior (unless combine is "background").
+        Raises `InputError` on bad samples, or without a prior (unless combine is "background"), `ConfigError` for a density in
+        logit coordinates.
         """
         check_training(reference, "reference")
         if not self.priors and self.combine != "background":
@@ -73,6 +74,12 @@ class Quak:
             one = MixtureDensity() if self.density is None else deepcopy(self.density)
             if not hasattr(one, "log_density"):
                 raise InputError(f"{type(one).__name__} has no log_density(events): it is no density")
+            for name in ("coordinates", "preprocess"):
+                if getattr(one, name, "") == "logit":  # -ln p is endless outside, and a score is a number
+                    raise ConfigError(
+                        f"Quak: a {type(one).__name__} with {name} logit knows nothing outside the range of its sample; use "
+                        f"{name}: {'standard' if name == 'preprocess' else 'standardised'}"
+                    )
             if hasattr(one, "seed"):
                 one.seed = self.seed + 1000 * k
             self.densities_.append(one.fit(self._inputs(sample), self._inputs(sample)))

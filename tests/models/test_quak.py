@@ -8,6 +8,7 @@ from elsewhere.errors import ConfigError, FeatureError, InputError
 from elsewhere.events import Events
 from elsewhere.models.base import Density, Score
 from elsewhere.models.folds import CrossFit
+from elsewhere.models.scores.flow_density import FlowDensity
 from elsewhere.models.scores.mixture_density import MixtureDensity
 from elsewhere.models.scores.quak import PlaneBins, Quak, least_losses
 
@@ -48,6 +49,18 @@ SMALL = MixtureDensity(components=3, starts=1)
 def fit(parts, which, **settings):
     priors = tuple(parts[1][k] for k in which)
     return Quak(priors=priors, density=SMALL, **settings).fit(parts[0], parts[0])
+
+
+@pytest.mark.parametrize(
+    ("density", "says"),
+    [
+        (MixtureDensity(components=3, coordinates="logit"), "coordinates: standardised"),
+        (FlowDensity(), "preprocess: standard"),
+    ],
+)
+def test_a_density_that_ends_where_its_sample_does_is_refused(parts, density, says):
+    with pytest.raises(ConfigError, match=says):
+        Quak(priors=tuple(parts[1][:1]), density=density).fit(parts[0], parts[0])
 
 
 def test_with_the_signal_as_prior_it_is_the_likelihood_ratio(parts):
