@@ -69,7 +69,7 @@ bench-trigger: $(VENV)/.dev ## the figures of the trigger, from training to firm
 	$(BIN)/python benchmarks/trigger/front.py
 	$(BIN)/python benchmarks/trigger/pileup.py
 
-bench-outliers: $(VENV)/.dev ## outlier scores on the dijet problem -> benchmarks/results/outliers.json (half an hour; makes its events first)
+bench-outliers: $(VENV)/.dev ## outlier scores on the dijet problem -> benchmarks/results/outliers.json (two minutes; makes its events first)
 	ELSEWHERE_SET=small $(BIN)/python benchmarks/outliers/dijets.py
 
 bench-gpu: $(VENV)/.dev ## where torch sees a GPU: the scan of networks and the flow of CATHODE on it -> benchmarks/results/gpu.json

@@ -3,7 +3,7 @@
     [ELSEWHERE_SET=small] python benchmarks/outliers/dijets.py
 
 Each score learns from the data of the signal region, hidden signal among them, in standardised and in logit coordinates, three times
-with other events and seeds (small: a quarter of an hour, and ten minutes for its events at first), and is tested on background and signal that it never saw. Measured elsewhere on LHC Olympics events:
+with other events and seeds (small: two minutes, and ten for its events at first), and is tested on background and signal that it never saw. Measured elsewhere on LHC Olympics events:
 AUC .6 to .8, max SIC 1.0 to 1.5; far more would be a leak. Results go to results/outliers.json.
 """
 
