@@ -30,6 +30,7 @@ from .analysis.plots import (
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
 from .events import Window
 from .hunting import summary, words
+from .report_training import training_part
 from .resonance import SEARCH, Sample, held_out_signal, model_name, sample
 from .stages import Search
 from .workspace import read_json
@@ -295,6 +296,9 @@ def hunt_searches(search: Search, shared: Sequence[ReportPart]) -> list[ReportSe
             _spectra_part(found, label), _scan_part(found, label), _limits_part(search, variant),
             _separation_part(found, label) if injected else None,
             _scores_part(search, found, data, variant, label),
+            training_part(
+                search.space.path("models", model_name(variant, _window(found["best"]["window"]))), label
+            ),
             *(shared if variant == SEARCH else ()),
         ]  # fmt: skip
         peak = found["peak"]

@@ -13,12 +13,10 @@ from .analysis.plots import (
     EfficiencyLine,
     Overlay,
     RateLine,
-    TrainingCurve,
     plot_firmware,
     plot_rates,
     plot_roc,
     plot_scores,
-    plot_training,
     score_edges,
 )
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable
@@ -26,9 +24,9 @@ from .deploy.cms_export import cms_rows
 from .deploy.rtl_export import hardware_rows
 from .deploy.side_by_side import side_by_side_table, side_by_side_words
 from .menus import sentences, tables
-from .models.store import record_of
 from .report_conditions import conditions_part
 from .report_front import front_part
+from .report_training import training_part
 from .resonance import join
 from .stages import Search
 from .trigger import FIRMWARE, FLOAT, MODEL, names_with, outcome
@@ -122,22 +120,6 @@ def _menu_part(found: dict[str, Any]) -> ReportPart | None:
     return ReportPart("Menu", words, tables=tables(found["menu"]))
 
 
-def _training_part(search: Search, label: str) -> ReportPart | None:
-    record = record_of(search.space.path("models", MODEL)).get("training")
-    if not record:
-        return None
-    curve = TrainingCurve(
-        search.config.score.method, list(record["train_loss"]), list(record["validation_loss"])
-    )
-    workers = f"{record['workers']} worker{'s' if record['workers'] > 1 else ''}"
-    return ReportPart(
-        "Training",
-        f"{record['epochs']} epochs in {record['wall_s']:.1f} s, {record['events_per_s']:,.0f} events/s, {record['backend']} on {workers}. "
-        "The model is the same to the last bit on any number of workers.",
-        figures=[ReportFigure("training", plot_training([curve], label=label), "Loss per epoch.", record)],
-    )
-
-
 def _scores_part(data: Table, signals: dict[str, Table], label: str) -> ReportPart:
     name = FIRMWARE if FIRMWARE in data.scores else FLOAT
     every = [data.scores[name], *(t.scores[name] for t in signals.values())]
@@ -192,7 +174,7 @@ def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch
         facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))
     parts = [
         _rates_part(found, label), _menu_part(found), conditions_part(found["conditions"], main["points"], label), _firmware_part(search, data, found, label), front_part(search, label), _scores_part(data, signals, label),
-        _training_part(search, label), *shared,
+        training_part(search.space.path("models", MODEL), label), *shared,
     ]  # fmt: skip
     return ReportSearch(
         config.report.title or config.name,

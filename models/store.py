@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,6 +179,37 @@ def _checked(folder: Path) -> dict[str, Any]:
 def record_of(folder: Path) -> dict[str, Any]:
     """How the model was trained, as `save` was told."""
     return read_json(folder / "model.json")["record"]
+
+
+class Trained(NamedTuple):
+    """A network's training inside a stored model: ``place`` without numbers ("inner"), fold or member, what `TrainingRecord` and the
+    latent space's record say (None where there is none)."""
+
+    place: str
+    number: str
+    record: dict[str, Any]
+    latent: dict[str, Any] | None
+
+
+def trainings_of(folder: Path) -> list[Trained]:
+    """Every training that a stored model remembers, in the order of its parts; none for trees and closed forms."""
+    return list(_trainings(read_json(folder / "model.json")["learnt"], ()))
+
+
+def _trainings(node: Any, path: tuple[str, ...]) -> Iterator[Trained]:
+    if isinstance(node, list):
+        for i, part in enumerate(node):
+            yield from _trainings(part, (*path, str(i)))
+    if not isinstance(node, dict):
+        return
+    for name, record in node.items():
+        if name.endswith("record") and isinstance(record, dict) and "train_loss" in record:
+            names = [p for p in path if not p.isdigit() and p != "members"]
+            part = name.removesuffix("record").rstrip("_")
+            place = " ".join([*names, *([part] if part else [])]) or "model"
+            yield Trained(place, ".".join(p for p in path if p.isdigit()), record, node.get("latent"))
+        else:
+            yield from _trainings(record, (*path, name))
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ TOP = {
     "detector_faults",
     "fronts",
     "report_front",
+    "report_training",
     "reports",
     "report_hunt",
     "report_trigger",
