@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 #: Hardware steps of transverse energy, GeV, and of phi; the largest content of a region.
 ET_STEP, PHI_STEP, FULL_REGION = 0.5, 2 * math.pi / 144, 1023
 _REGION = re.compile(r"region_(\d+)_(\d+)$")
+#: The largest transverse momenta that level 1 can tell, GeV.
+LARGEST = {"Jet": 1023.5, "EG": 255.5, "Mu": 255.5, "MET": 2047.5}
 #: Objects whose energy the missing energy balances.
 _BALANCED = "Jet"
 
@@ -44,7 +46,7 @@ def _chosen(events: Events, fault: FaultSection, seed: int) -> NDArray[np.bool_]
 def _image(
     events: Events, regions: dict[tuple[str, ...], int], fault: FaultSection, name: str, seed: int
 ) -> NDArray[np.float32]:
-    objects = sorted(fault.model_fields_set & {"objects", "eta", "phi"})
+    objects = sorted(fault.given & {"objects", "eta", "phi"})
     if objects or (fault.kind != "scale" and not fault.regions):
         raise ConfigError(
             f"rates.faults.{name}: the columns are calorimeter regions; give regions: [[phi, eta], ...] and no eta, phi or objects"
@@ -112,7 +114,7 @@ def _objects(events: Events, fault: FaultSection, name: str, seed: int) -> NDArr
         columns = _slots(events, kind, name)
         block = x[:, columns].reshape(n, -1, 3)
         if fault.kind == "scale":
-            block[:, :, 0] = _in_steps(block[:, :, 0] * fault.factor)
+            block[:, :, 0] = np.minimum(_in_steps(block[:, :, 0] * fault.factor), LARGEST[kind])
         elif fault.kind == "dead":
             gone = inside(fault, block[:, :, 1], block[:, :, 2]) & (block[:, :, 0] > 0)
             if kind == _BALANCED:
@@ -120,7 +122,7 @@ def _objects(events: Events, fault: FaultSection, name: str, seed: int) -> NDArr
                 lost += np.stack([(et * np.cos(phi)).sum(axis=1), (et * np.sin(phi)).sum(axis=1)], axis=1)
             block = np.where(gone[:, :, None], 0.0, block)
         else:
-            block, more = _with_hot(events, block, fault, seed)
+            block, more = _with_hot(events, block, fault, LARGEST[kind], seed)
             lost -= more if kind == _BALANCED else 0.0
         order = np.argsort(-block[:, :, 0], axis=1, kind="stable")
         x[:, columns] = np.take_along_axis(block, order[:, :, None], axis=1).reshape(n, -1)
@@ -130,11 +132,13 @@ def _objects(events: Events, fault: FaultSection, name: str, seed: int) -> NDArr
     return x.astype(np.float32)
 
 
-def _with_hot(events: Events, block: Array, fault: FaultSection, seed: int) -> tuple[Array, Array]:
+def _with_hot(
+    events: Events, block: Array, fault: FaultSection, largest: float, seed: int
+) -> tuple[Array, Array]:
     """The list (n, k, 3) with the hot area's object where it fires and is not softer than the last, and its energy's vector (n, 2)."""
     eta, phi = _centre(fault)
     rows, block = _chosen(events, fault, seed), block.copy()
-    et = float(_in_steps(np.array(fault.et)))
+    et = min(float(_in_steps(np.array(fault.et))), largest)
     block[rows & (et > block[:, -1, 0]), -1] = (et, eta, phi)
     vector = et * np.array([math.cos(phi), math.sin(phi)], dtype=np.float64)
     return block, np.where(rows[:, None], vector, 0.0)
@@ -145,10 +149,10 @@ def _rebalance(x: Array, column: int, lost: Array, factor: float) -> None:
     touched = (lost != 0).any(axis=1)
     pt, phi = x[:, column], x[:, column + 2]
     if factor != 1.0:
-        x[:, column] = _in_steps(pt * factor)
+        x[:, column] = np.minimum(_in_steps(pt * factor), LARGEST["MET"])
         return
     px, py = pt * np.cos(phi) + lost[:, 0], pt * np.sin(phi) + lost[:, 1]
     steps = np.round(np.arctan2(py, px) / PHI_STEP) * PHI_STEP
     steps = np.where(steps >= math.pi - PHI_STEP / 4, steps - 2 * math.pi, steps)
-    x[touched, column] = _in_steps(np.hypot(px, py))[touched]
+    x[touched, column] = np.minimum(_in_steps(np.hypot(px, py)), LARGEST["MET"])[touched]
     x[touched, column + 2] = steps[touched]

@@ -77,14 +77,15 @@ class FaultSection(Section):
         1.0, description="part of the crossings in which a hot area fires"
     )
 
+    @property
+    def given(self) -> set[str]:
+        """What differs from the defaults: a section that was written out with all of them is the same section."""
+        fields = type(self).model_fields
+        return {n for n, f in fields.items() if getattr(self, n) != f.get_default(call_default_factory=True)}
+
     @model_validator(mode="after")
     def _does_something(self) -> FaultSection:
-        # By what differs from the defaults: a section that was written out with all of them is the same section.
-        given = {
-            n
-            for n, f in type(self).model_fields.items()
-            if getattr(self, n) != f.get_default(call_default_factory=True)
-        }
+        given = self.given
         own = {"scale": {"factor"}, "dead": set[str](), "hot": {"et", "occupancy"}}
         if self.kind == "scale" and ("factor" not in given or given & {"eta", "phi"}):
             raise ValueError("a scale takes a factor other than 1, and no eta or phi: it is everywhere")

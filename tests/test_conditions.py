@@ -48,6 +48,28 @@ def test_a_scale_moves_calorimeter_objects_and_met_in_steps():
     assert get(made, "Mu0") == get(e, "Mu0")
 
 
+def test_energies_end_where_level_1_does():
+    e = events()
+    put(e, "Jet0", 1000.0, 1.0)
+    put(e, "EG0", 250.0)
+    put(e, "MET", 2000.0)
+    made = with_fault(e, fault(kind="scale", factor=1.1), "a")
+    assert [get(made, slot)[0] for slot in ("Jet0", "EG0", "MET")] == [1023.5, 255.5, 2047.5]
+    hot = fault(kind="hot", eta=[0.0, 0.1], phi=[0.0, 0.1], et=5000.0, objects=["EG"])
+    assert get(with_fault(e, hot, "a"), "EG0")[0] == 255.5
+
+
+def test_a_fault_with_every_default_written_out_is_the_same():
+    for given in ({"kind": "dead", "regions": [[4, 5]]}, {"kind": "scale", "factor": 0.98}):
+        written = fault(**fault(**given).model_dump())
+        assert written == fault(**given)
+        some = events(3, REGION_FEATURES)
+        some.x[:] = 100.0
+        np.testing.assert_array_equal(
+            with_fault(some, written, "a").x, with_fault(some, fault(**given), "a").x
+        )
+
+
 def test_a_dead_area_loses_its_jets_and_met_points_to_them():
     e = events()
     put(e, "Jet0", 100.0, 0.5, 3.1)
