@@ -33,12 +33,14 @@ def front_points(found: Mapping[str, Any]) -> FrontPoints:
     )  # fmt: skip
 
 
-def _row(point: Mapping[str, Any], signals: Sequence[str]) -> tuple[Any, ...]:
+def _row(point: Mapping[str, Any], signals: Sequence[str], counted: bool) -> tuple[Any, ...]:
     setting = (point["bits"], f"{100 * point['pruning']:g} %")
     if "failed" in point:
-        return (*setting, *(None for _ in range(7)), point["failed"], *(None for _ in signals))
+        nothing = (None for _ in range(7 if counted else 5))
+        return (*setting, *nothing, point["failed"], *(None for _ in signals), "")
     return (
-        *setting, point["weight"], f"{100 * point['zero']:.1f} %", point["lut_estimate"], point.get("lut"), point.get("ff"),
+        *setting, point["weight"], f"{100 * point['zero']:.1f} %", point["lut_estimate"],
+        *((point["lut"], point["ff"]) if counted else ()),
         f"{point['stages']} ({point['latency_ns']:g} ns)", point["threshold"], shown(point["rate"]),
         *(percent(point["efficiency"][n]) for n in signals), "yes" if "mean" in point["best"] else "",
     )  # fmt: skip
@@ -49,8 +51,9 @@ def front_part(search: Search, label: str) -> ReportPart | None:
     if search.config.front is None:
         return None
     found = read_json(search.space.path(RESULT))
+    counted = found["cost"] == "yosys"
     heads = (
-        "bits", "pruned", "weights' type", "zero weights", "LUT, da4ml's estimate", "LUT, yosys", "FF, yosys",
+        "bits", "pruned", "weights' type", "zero weights", "LUT, da4ml's estimate", *(("LUT, yosys", "FF, yosys") if counted else ()),
         "pipeline stages", "threshold", "rate [kHz]", *(f"{n} [%]" for n in found["signals"]), "not beaten in the mean",
     )  # fmt: skip
     caption = (
@@ -76,5 +79,9 @@ def front_part(search: Search, label: str) -> ReportPart | None:
         figures=[
             ReportFigure("front", plot_front(front_points(found), label=label), caption, found, wide=True)
         ],
-        tables=[ReportTable(heads, [_row(p, found["signals"]) for p in found["points"]], "Every setting.")],
+        tables=[
+            ReportTable(
+                heads, [_row(p, found["signals"], counted) for p in found["points"]], "Every setting."
+            )
+        ],
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from elsewhere import fronts
+from elsewhere import fronts, report_front
 from elsewhere.analysis.plots_front import FrontLine, FrontPoints, plot_front
 from elsewhere.config import load_config
 from elsewhere.errors import ConfigError, ElsewhereError, FitError
@@ -218,6 +218,19 @@ def test_the_page_and_the_command_line_say_what_was_found(done):
     assert "Resources against physics" in page
     numbers = search.space.path("report.json").read_text()
     assert '"lut_estimate"' in numbers
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_every_row_is_as_long_as_its_head(done, monkeypatch, counted):
+    search, found = done
+    points = [*found["points"], {"bits": 2, "pruning": 0.9, "failed": "no threshold"}]
+    points = [{"lut": 5, "ff": 7, **p} if counted and "failed" not in p else p for p in points]
+    known = {**found, "points": points, "cost": "yosys" if counted else "estimate"}
+    monkeypatch.setattr(report_front, "read_json", lambda _: known)
+    table = report_front.front_part(search, "label").tables[0]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert ("FF, yosys" in table.columns) == counted
+    assert table.rows[-1][table.columns.index("rate [kHz]")] == "no threshold"
 
 
 def test_logic_that_gives_another_score_stops_the_front(done, monkeypatch):
