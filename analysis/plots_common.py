@@ -173,6 +173,11 @@ def draw_counts(
     ax.errorbar(0.5 * (e[1:] + e[:-1]), n, yerr=bars, label=label, **options)
 
 
+def curve_style(i: int) -> dict[str, Any]:
+    """Colour and dashes of the i-th curve of a panel; no two of the first 30 are the same."""
+    return {"color": CYCLE[i % len(CYCLE)], "ls": DASHES[(i + i // len(CYCLE)) % (len(DASHES) - 1)]}
+
+
 def draw_steps(
     ax: Axes,
     edges: ArrayLike,

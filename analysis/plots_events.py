@@ -66,10 +66,8 @@ class Overlay:
 
 
 def _draw_overlays(ax: Axes, edges: NDArray[np.float64], overlays: Sequence[Overlay]) -> None:
-    colors = {
-        "background": iter((BLUE, "#9cbcf7", "#5c6fa3")),
-        "signal": iter((RED, ORANGE, "#964a8b", "#7a21dd")),
-    }
+    colors = {"background": (BLUE, "#9cbcf7", "#5c6fa3"), "signal": (RED, ORANGE, "#964a8b", "#7a21dd")}
+    drawn = dict.fromkeys(colors, 0)
     for one in overlays:
         bars = weighted_errors(one.values, one.squares)
         if one.kind == "data":
@@ -77,8 +75,10 @@ def _draw_overlays(ax: Axes, edges: NDArray[np.float64], overlays: Sequence[Over
             values = np.where(shown, one.values, np.nan)
             draw_counts(ax, edges, values, one.label, errors=np.where(shown, bars, np.nan))
             continue
-        color = next(colors[one.kind])
-        draw_steps(ax, edges, one.values, color, one.label, filled=one.kind == "background")
+        (turn, i), known = divmod(drawn[one.kind], len(colors[one.kind])), colors[one.kind]
+        drawn[one.kind] += 1
+        color, dash = known[i], DASHES[turn % len(DASHES)]  # more than the colours: told apart by the line
+        draw_steps(ax, edges, one.values, color, one.label, filled=one.kind == "background", ls=dash)
         if one.kind == "signal":
             centres = 0.5 * (edges[1:] + edges[:-1])
             seen = one.values > 0

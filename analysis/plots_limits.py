@@ -88,7 +88,9 @@ def plot_limit_mass(
     _draw_bands(ax, curve.mass, curve.expected)
     ax.plot(curve.mass, _finite(curve.observed), color=INK, marker="o", ms=4, lw=1.6, label="observed")
     for i, (name, sigma) in enumerate(curve.theory):
-        ax.plot(curve.mass, sigma, color=(RED, *CYCLE)[i], ls=DASHES[1 + i % 4], label=name)
+        ax.plot(
+            curve.mass, sigma, color=(RED, *CYCLE)[i % (1 + len(CYCLE))], ls=DASHES[1 + i % 4], label=name
+        )
     drawn = np.concatenate([curve.observed, curve.expected.ravel(), *(s for _, s in curve.theory)])
     drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
     ax.set_yscale("log")

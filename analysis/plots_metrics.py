@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from .plots_common import (
     CYCLE,
-    DASHES,
     GREY,
     INK,
     LABEL,
     axes_of,
+    curve_style,
     percent,
     put_label,
     stacked,
@@ -55,13 +55,13 @@ def plot_roc(
     top = 10.0
     for i, c in enumerate(curves):
         seen = (c.background > 0) & (c.n_background > 0)
-        x, color = c.signal[seen], CYCLE[i % len(CYCLE)]
+        x, style = c.signal[seen], curve_style(i)
         name = c.name if c.auc is None else f"{c.name}, AUC {c.auc:.3f}"
         name += "" if c.auc is None or c.auc_error is None else f" ± {c.auc_error:.3f}"
-        ax.plot(x, 1 / c.background[seen], color=color, ls=DASHES[i % len(DASHES)], label=name)
+        ax.plot(x, 1 / c.background[seen], **style, label=name)
         if c.low is not None and c.high is not None:
-            low = np.maximum(c.low[seen], 1e-9)
-            ax.fill_between(x, 1 / np.maximum(c.high[seen], 1e-9), 1 / low, color=color, alpha=0.2, lw=0)
+            low, high = np.maximum(c.low[seen], 1e-9), np.maximum(c.high[seen], 1e-9)
+            ax.fill_between(x, 1 / high, 1 / low, color=style["color"], alpha=0.2, lw=0)
         top = max(top, float((1 / c.background[seen & (c.n_background >= 1)]).max(initial=1.0)))
     grid = np.linspace(1e-3, 1, 400)
     ax.plot(grid, 1 / grid, color=GREY, lw=1.0, ls=(0, (4, 3)), label="random", zorder=1)
@@ -86,12 +86,12 @@ def plot_sic(
     top = 1.5
     for i, c in enumerate(curves):
         seen = (c.n_background >= floor) & (c.background > 0) & (c.signal > 0)
-        x, sic, color = c.signal[seen], c.signal[seen] / np.sqrt(c.background[seen]), CYCLE[i % len(CYCLE)]
+        x, sic, style = c.signal[seen], c.signal[seen] / np.sqrt(c.background[seen]), curve_style(i)
         best = f"max {sic.max():.2f}" if sic.size else f"never {floor} events"
-        ax.plot(x, sic, color=color, ls=DASHES[i % len(DASHES)], label=f"{c.name}, {best}")
+        ax.plot(x, sic, **style, label=f"{c.name}, {best}")
         if c.low is not None and c.high is not None:
             ends = [x / np.sqrt(np.maximum(e[seen], 1e-9)) for e in (c.high, c.low)]
-            ax.fill_between(x, ends[0], ends[1], color=color, alpha=0.2, lw=0)
+            ax.fill_between(x, ends[0], ends[1], color=style["color"], alpha=0.2, lw=0)
         top = max(top, float(sic.max(initial=0.0)))
     grid = np.linspace(0, 1, 200)
     ax.plot(grid, np.sqrt(grid), color=GREY, lw=1.0, ls=(0, (4, 3)), label="random", zorder=1)

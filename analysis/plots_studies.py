@@ -20,6 +20,7 @@ from .plots_common import (
     LABEL,
     MUTED,
     axes_of,
+    curve_style,
     new_figure,
     put_label,
     stacked,
@@ -226,11 +227,11 @@ def plot_bands(
     figure, ax = axes_of(ax, 6.8 if len(bands) > 4 else 6.0, 5.0)
     top = 1.5
     for i, one in enumerate(bands):
-        color, dash = CYCLE[i % len(CYCLE)], DASHES[(i + i // len(CYCLE)) % len(DASHES)]
+        style = curve_style(i)
         best = float(np.nanmax(one.median)) if np.isfinite(one.median).any() else np.nan
         name = f"{one.name}, max {best:.1f}" if kind == "sic" and np.isfinite(best) else one.name
-        ax.fill_between(one.x, one.low, one.high, color=color, alpha=0.16, lw=0)
-        ax.plot(one.x, one.median, color=color, ls=dash, label=name)
+        ax.fill_between(one.x, one.low, one.high, color=style["color"], alpha=0.16, lw=0)
+        ax.plot(one.x, one.median, **style, label=name)
         top = max(top, float(np.nanmax(one.high)) if np.isfinite(one.high).any() else top)
     grid = np.linspace(1e-3, 1, 400)
     line = np.sqrt(grid) if kind == "sic" else 1 / grid

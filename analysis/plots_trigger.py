@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from .plots_common import (
     BLUE,
-    CYCLE,
-    DASHES,
     GREY,
     INK,
     LABEL,
     MUTED,
     ORANGE,
+    curve_style,
     new_figure,
     put_label,
     stacked,
@@ -64,12 +63,11 @@ def plot_rates(
     figure, grid = stacked((1.7, 1.0) if signals else (1.0,), 6.8, 6.2 if signals else 4.6)
     top, bottom = grid[0, 0], grid[-1, 0]
     for i, r in enumerate(rates):
-        color = CYCLE[i % len(CYCLE)]
-        seen = r.khz > 0
-        top.fill_between(r.threshold, np.maximum(r.low, 1e-12), r.high, color=color, alpha=0.25, lw=0)
-        top.plot(
-            r.threshold, np.where(seen, r.khz, np.nan), color=color, ls=DASHES[i % len(DASHES)], label=r.name
+        style, seen = curve_style(i), r.khz > 0
+        top.fill_between(
+            r.threshold, np.maximum(r.low, 1e-12), r.high, color=style["color"], alpha=0.25, lw=0
         )
+        top.plot(r.threshold, np.where(seen, r.khz, np.nan), **style, label=r.name)
     for khz in targets_khz:
         top.axhline(khz, color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=0)
         text = f"{khz:g} kHz"
@@ -84,12 +82,12 @@ def plot_rates(
     top.set_ylabel("rate [kHz]")
     top.legend(loc="upper right", title="band: 68% interval", title_fontsize=9, alignment="left")
     for i, s in enumerate(signals):
-        color = CYCLE[(i + 1) % len(CYCLE)]
-        bottom.fill_between(s.threshold, s.low, s.high, color=color, alpha=0.25, lw=0)
-        bottom.plot(s.threshold, s.efficiency, color=color, ls=DASHES[i % len(DASHES)], label=s.name)
+        style = curve_style(i + 1)
+        bottom.fill_between(s.threshold, s.low, s.high, color=style["color"], alpha=0.25, lw=0)
+        bottom.plot(s.threshold, s.efficiency, **style, label=s.name)
     if signals:
         bottom.set(ylabel="signal efficiency", ylim=(0, 1.08))
-        bottom.legend(loc="upper right")
+        bottom.legend(loc="upper right", ncols=2 if len(signals) > 4 else 1)
         figure.align_ylabels([top, bottom])
     bottom.set_xlabel(x_label)
     shown = [r.threshold[r.khz > 0.3 * lowest] for r in rates if np.any(r.khz > 0.3 * lowest)]

@@ -144,3 +144,18 @@ def test_pulls_are_the_signed_deviance():
     s = fake_spectrum()
     n, b = s.counts[0], s.fit[0]
     assert s.pulls[0] == pytest.approx((n - b) / np.sqrt(b), rel=0.02)
+
+
+def test_more_curves_than_colours_are_told_apart():
+    from elsewhere.analysis.plots_common import curve_style
+
+    styles = [curve_style(i) for i in range(30)]
+    assert len({(s["color"], s["ls"]) for s in styles}) == 30
+    edges = np.linspace(-4, 5, 46)
+    g = np.random.default_rng(2)
+    signals = [pl.Overlay.of(f"signal {i}", g.normal(0.2 * i, 1, 300), edges, "signal") for i in range(9)]
+    figure = pl.plot_scores(edges, [*fake_overlays(edges), *signals])
+    drawn = {
+        (str(p.get_edgecolor()), str(p.get_linestyle())) for p in figure.axes[0].patches if p.get_label()
+    }
+    assert len(drawn) >= 9
