@@ -107,7 +107,9 @@ def plot_scores(
     """Score distributions, log y, a line for every named threshold."""
     figure, ax = axes_of(ax)
     _draw_overlays(ax, edges, overlays)
-    _log_limits(ax, overlays)
+    _log_limits(
+        ax, overlays, 30.0 * 4.0 ** max(0, len(overlays) - 4)
+    )  # the legend needs a line for each pair
     for name, value in sorted((thresholds or {}).items(), key=lambda kv: kv[1]):
         ax.axvline(value, color=INK, lw=1.0, ls=(0, (4, 2.5)), ymax=0.72, zorder=4)
         ax.annotate(

@@ -66,7 +66,7 @@ def test_the_export_puts_both_beside_each_other(made):
     found = record["side_by_side"]
     names = [c["name"] for c in found["columns"]]
     assert names == ["hls4ml: C++", "da4ml: interpreter", "da4ml: Verilog", NAME]
-    assert all(c["mismatches"] == 0 and c["khz"] > 0 and c["made_s"] > 0 for c in found["columns"])
+    assert all(c["mismatches"] == 0 and c["khz"] > 0 and c["made_s"] >= 0 for c in found["columns"])
     assert found["columns"][0]["compile_s"] == round(made.compile_s, 2)
     assert found["columns"][2]["lut"] == record["cost"]["lut"]
     assert found["columns"][2]["lut_estimate"] == record["cost"]["lut_estimate"]
