@@ -50,7 +50,12 @@ def shrunk(config: SearchConfig) -> SearchConfig:
     if config.studies is not None:
         raw["studies"] |= {"injections": config.studies.injections[:1], "trials": 1}
     if config.front is not None:
-        raw["front"] |= {"bits": config.front.bits[:2], "pruning": config.front.pruning[:2], "epochs": 2}
+        raw["front"] |= {
+            "bits": config.front.bits[:2],
+            "pruning": config.front.pruning[:2],
+            "epochs": 2,
+            "trainings": 1,
+        }
     return SearchConfig.model_validate(raw)
 
 

@@ -318,9 +318,10 @@ def test_a_test_run_is_small(done):
         "bits": [3, 4, 6],
         "pruning": [0.0, 0.5, 0.9],
         "epochs": None,
+        "trainings": 3,
     }
     small = shrunk(search.config.model_copy(update={"front": FrontSection.model_validate(front)})).front
-    assert (small.bits, small.pruning, small.epochs) == ([3, 4], [0.0, 0.5], 2)
+    assert (small.bits, small.pruning, small.epochs, small.trainings) == ([3, 4], [0.0, 0.5], 2, 1)
 
 
 def test_the_figure_joins_the_points_that_none_beats():

@@ -3,10 +3,11 @@
     python benchmarks/trigger/run.py [NAME ... | --table]
 
 Searches on the set `trigger` (made first: 15 core minutes), each with another score: AXOL1TL's encoder of version 4 and version 5, both
-in the types of their firmware, and CICADA's student on calorimeter regions, all with Verilog, proof and cost; version 4 trained in
-plain numbers; the default autoencoder; a boosted-tree student of that autoencoder. Versions 4, 5 and the plain training are
-repeated with other seeds. About an hour of two cores, from the columns to the end every time; needs verilator and yosys. With NAMEs
-only those searches are made anew, with --table none. Results go to results/trigger.json; without a prefix they are those of version 4.
+in the types of their firmware, and CICADA's students of version 2 and 1 on calorimeter regions, all with Verilog, proof and cost;
+version 4 trained in plain numbers; the default autoencoder; a boosted-tree student of that autoencoder. Versions 4, 5 and the plain
+training are repeated with other seeds. About an hour of two cores, from the columns to the end every time; needs verilator and yosys.
+With NAMEs only those searches are made anew, with --table none. Results go to results/trigger.json; without a prefix they are those of
+version 4.
 
 Two losses by quantisation: of one plain training when it is cast to its firmware's types (conversion_loss, the same events twice), and of
 training in narrow types from the start against plain training (quantisation_loss, with the error that the spread over seeds gives).
@@ -40,6 +41,7 @@ SEARCHES: dict[str, tuple[dict[str, Any], int | None]] = {
     PLAIN: ({"method": "Axol1tl", "quantised": False}, None),
     FIVE: ({"method": "Axol1tlV5"}, 8),
     "cicada": ({"method": "Cicada"}, 8),
+    "cicada_v1": ({"method": "Cicada", "version": 1}, 5),
     "autoencoder": ({"method": "Autoencoder", "epochs": 20}, None),
     "tree_student": ({"method": "TreeStudent", "inner": {"method": "Autoencoder", "epochs": 20}}, None),
 }
@@ -108,7 +110,7 @@ def run(name: str, events: EventSet) -> dict[str, Any]:
     }
     if name in REPEATED:
         found["repeated"] = [repeated(name, search, seed) for seed in SEEDS]
-    if name == "cicada":
+    if name.startswith("cicada"):
         found["teacher"] = against_teacher(search)
     write_json(FOLDER / f"{name}.json", found)
     return found
@@ -255,7 +257,7 @@ def main() -> None:
     for name, one in found.items():
         prefix = "" if name == MAIN else f"{name}_"
         figures |= firmware_figures(one, prefix) | points(one, prefix)
-    figures |= {f"cicada_{k}": v for k, v in found["cicada"]["teacher"].items()}
+        figures |= {f"{prefix}{k}": v for k, v in one.get("teacher", {}).items()}
     shown = {k: v for k, v in figures.items() if not isinstance(v, list) or k.startswith("efficiency")}
     table([
         (k, f"{v[0]:.4f}" if isinstance(v, list) else v, WANTED.get(k, ""))
