@@ -36,7 +36,7 @@ from .models.networks.quantised import Types
 from .resonance import join
 from .sections import FirmwareSection, FrontSection
 from .stages import Progress, Search
-from .workspace import digest, read_json, write_json
+from .workspace import digest, kept_result, read_json, write_json
 
 RESULT = "front.json"
 #: Events whose score is compared with the traced logic.
@@ -293,17 +293,6 @@ def _material(search: Search) -> Material:
     return Material(reference, data, {n: search.space.read_table(n).events for n in named["signal"]})
 
 
-def _kept(path: Path, key: str) -> dict[str, Any] | None:
-    """The result of a point that an earlier run left, None where it left none or things have changed since."""
-    if not path.exists():
-        return None
-    try:
-        raw = read_json(path)
-    except InputError:  # damaged: it is only a result that can be made again
-        return None
-    return raw["result"] if raw.get("key") == key else None
-
-
 def run_front(search: Search, progress: Progress) -> tuple[list[str], dict[str, Any]]:
     """Make every point that is not there yet, and write front.json with the set that no other point beats."""
     config, section = search.config, _section(search.config)
@@ -319,7 +308,7 @@ def run_front(search: Search, progress: Progress) -> tuple[list[str], dict[str, 
     # More bits, parts or trainings keep what is done; everything else that a point depends on is in its key.
     keys = {p: digest(upstream, roles, bunches, rest, asdict(p)) for p in points}
     places = {p: search.space.path("front", f"{p.name}.json") for p in points}
-    done = {p: r for p in points if (r := _kept(places[p], keys[p])) is not None}
+    done = {p: r for p in points if (r := kept_result(places[p], keys[p])) is not None}
     progress(len(done), len(points))
     for point, result in _spread(given, [p for p in points if p not in done], config):
         write_json(places[point], {"key": keys[point], "result": result})

@@ -32,7 +32,7 @@ from .analysis.studies_trials import (
     windows_of_signal,
 )
 from .config import HuntSection, MethodSection, SearchConfig, StudiesSection
-from .errors import ConfigError, FitError, InputError
+from .errors import ConfigError, FitError
 from .events import Events, Window, fold_of, identity_hash
 from .hunting import all_cuts
 from .models.device import on
@@ -42,7 +42,7 @@ from .models.represented import Represented
 from .models.store import Stored, load
 from .resonance import CONTROL, SEARCH, Sample, fit_edges, model_name
 from .stages import Progress, Search
-from .workspace import digest, read_json, write_json
+from .workspace import digest, kept_result, read_json, write_json
 
 #: Scores that learn data against reference, so that labels make them supervised; for the others trees are the ceiling.
 CLASSIFIERS = ("WeakTrees", "WeakNetwork", "NetworkEnsemble")
@@ -243,18 +243,6 @@ def _jobs(search: Search, name: str, given: Material, asked: StudiesSection) -> 
     return out
 
 
-def _kept(search: Search, job: Job, key: str) -> dict[str, Any] | None:
-    """The result of a job that an earlier run left, None where it left none or things have changed since."""
-    path = search.space.path("studies", f"{job.name}.json")
-    if not path.exists():
-        return None
-    try:
-        raw = read_json(path)
-    except InputError:  # damaged: it is only a result that can be made again
-        return None
-    return raw["result"] if raw.get("key") == key else None
-
-
 def _injections(search: Search, found: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """All trainings that are asked for, and what they say by signal dataset."""
     config, asked = search.config, search.config.studies
@@ -268,7 +256,11 @@ def _injections(search: Search, found: dict[str, Any], progress: Progress) -> di
     upstream = read_json(search.space.path("provenance.json"))["stages"].get("score", {}).get("key")
     fits = _section(config).model_dump(exclude={"toys"})
     keys = {j: digest(upstream, fits, j.name) for _, j in jobs}
-    done = {j: r for _, j in jobs if (r := _kept(search, j, keys[j])) is not None}
+    done = {
+        j: r
+        for _, j in jobs
+        if (r := kept_result(search.space.path("studies", f"{j.name}.json"), keys[j])) is not None
+    }
     todo = [(i, j) for i, j in jobs if j not in done]
     progress(PARTS + len(done), PARTS + len(jobs))
     for job, result in spread(given, todo, config):

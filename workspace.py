@@ -80,6 +80,17 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not JSON ({error}); delete it and run its stage again") from error
 
 
+def kept_result(path: Path, key: str) -> Any:
+    """The ``result`` that an earlier run wrote under ``key``; None where it left none or things have changed since."""
+    if not path.exists():
+        return None
+    try:
+        raw = read_json(path)
+    except InputError:  # damaged: it is only a result that can be made again
+        return None
+    return raw["result"] if raw.get("key") == key else None
+
+
 def digest(*values: Any) -> str:
     """sha256 over the canonical JSON of ``values``: the key that says whether a stage must run again."""
     text = json.dumps(values, sort_keys=True, default=_plain)

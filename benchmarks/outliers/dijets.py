@@ -18,7 +18,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "resonant"))
 
 import numpy as np
 from common import publish
-from elsewhere.analysis.metrics import roc, sic
+from elsewhere.analysis.metrics import roc, sic, signal_efficiency_at
 from elsewhere.models.methods import build
 from methods import supervised
 from problem import S_OVER_B, SET, Problem
@@ -51,8 +51,7 @@ def figures(score: Callable[[Any], Any], problem: Problem) -> dict[str, float]:
     curve = roc(score(signal), score(background))
     found = {"auc": curve.auc, "max_sic": sic(curve).best}
     for cut in CUTS:
-        at = int(np.searchsorted(curve.background, cut, side="right")) - 1
-        found[f"sic_{cut:g}"] = float(curve.signal[at] / np.sqrt(curve.background[at]))
+        found[f"sic_{cut:g}"] = signal_efficiency_at(curve, cut)[0] / np.sqrt(cut)
     for kept in KEPT:
         at = int(np.searchsorted(curve.signal, kept, side="left"))
         found[f"rejection_{kept:g}"] = float(1 / curve.background[at])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ...events import Events, in_identity_order
 from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, load_weights
-from ..training import Sample, Task, TrainingRecord, TrainPlan, train
-from .hardware_inputs import HardwareInputs
+from ..training import Sample, Task, TrainPlan, train
+from .hardware_inputs import HardwareNetwork
 from .weak_trees import check_scored, check_training
 
 
@@ -38,7 +38,7 @@ def _distance(layers: Any) -> Any:
 
 
 @dataclass
-class Autoencoder(HardwareInputs):
+class Autoencoder(HardwareNetwork):
     """Dense autoencoder d - hidden - latent - hidden - d with ReLU; score = sum of squared reconstruction errors.
 
     Inputs are scaled as in Level-1 hardware (2411.19506): (x - offset) * 2^-shift, see `input_scale`, then clipped to
@@ -56,9 +56,6 @@ class Autoencoder(HardwareInputs):
     learning_rate: float = 1e-3
     seed: int = 0
     shards: int = 4
-    weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
-    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
-    _layers: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
         """Learn from ``reference``; ``data`` is not looked at.
@@ -75,19 +72,18 @@ class Autoencoder(HardwareInputs):
         result = train(
             Task(build_dense, self._config(), reconstruction, sample), settings, plan.folder, plan.progress
         )
-        self.weights_, self.record_, self._network = result.state, result.record, []
-        return self
+        return self._keep(result.state, result.record)
 
     def score(self, events: Events) -> NDArray[np.float64]:
         """Squared distance between the scaled event and its reconstruction, shape (n,)."""
         self._check()
         check_scored(events, self.columns_, "Autoencoder")
-        if not self._layers:
-            self._layers = layers_of(self.weights_)
+        if self._ready is None:
+            self._ready = layers_of(self.weights_)
         out = np.empty(len(events))
         for start in range(0, len(events), BATCH):
             columns = self._columns(events.x[start : start + BATCH], BATCH)
-            difference = evaluate_columns(self._layers, columns)
+            difference = evaluate_columns(self._ready, columns)
             difference -= columns
             difference *= difference
             out[start : start + BATCH] = difference.sum(axis=0)[: len(events) - start]
@@ -101,22 +97,3 @@ class Autoencoder(HardwareInputs):
     def _config(self) -> Mapping[str, Any]:
         middle = [*self.hidden, self.latent, *reversed(self.hidden)]
         return {"sizes": [self.columns_, *middle, self.columns_], "seed": self.seed}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A trip to a worker carries the weights, not the torch module nor where it was trained."""
-        return {**super().__getstate__(), "_layers": []}
-
-    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
-        """Weights by parameter name, offsets and shifts, and how it was trained."""
-        record = None if self.record_ is None else self.record_.to_json()
-        weights = {f"weights/{k}": v for k, v in self.weights_.items()}
-        arrays = {"offset": self.offset_, "shift": self.shift_, **weights}
-        return {"columns": self.columns_, "record": record}, arrays, {}
-
-    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
-        """Take back what `state` gave."""
-        self.columns_, self.offset_, self.shift_ = info["columns"], arrays["offset"], arrays["shift"]
-        self.weights_ = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-        self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
-        self._layers = []
-        return self

@@ -14,8 +14,8 @@ from ...errors import ConfigError
 from ...events import Events, in_identity_order
 from ..networks.dense import BATCH, initialise, one_thread
 from ..networks.quantised import Pruner, Types, masked, quantised_layers
-from ..training import Sample, Task, TrainingRecord, TrainPlan, train
-from .hardware_inputs import HardwareInputs
+from ..training import Sample, Task, TrainPlan, train
+from .hardware_inputs import HardwareNetwork
 from .weak_trees import check_scored, check_training
 
 #: Bounds of ln variance in training.
@@ -86,7 +86,7 @@ def vae_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:  # noqa: ARG0
 
 
 @dataclass
-class Axol1tl(HardwareInputs):
+class Axol1tl(HardwareNetwork):
     """Variational encoder d - hidden - latent; score = sum of squared means, the encoder alone is deployed (2411.19506).
 
     Inputs are scaled as in level-1 hardware, see `input_scale`. With ``quantised`` the encoder is trained in the types of its
@@ -110,8 +110,6 @@ class Axol1tl(HardwareInputs):
     pruning: float = 0.0
     seed: int = 0
     shards: int = 4
-    weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
-    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.types, Mapping):  # from a configuration or a model folder
@@ -141,13 +139,9 @@ class Axol1tl(HardwareInputs):
             plan.folder,
             plan.progress,
         )
-        self.record_ = result.record
-        self.weights_ = {
-            k: self._stored(k, v)
-            for k, v in self._pruned(result.state).items()
-            if k.startswith(("encoder", "mean"))
-        }
-        return self
+        weights = self._pruned(result.state).items()
+        kept = {k: self._stored(k, v) for k, v in weights if k.startswith(("encoder", "mean"))}
+        return self._keep(kept, result.record)
 
     def _config(self) -> dict[str, Any]:
         types = asdict(self.types) if self.quantised else None
@@ -229,20 +223,3 @@ class Axol1tl(HardwareInputs):
     def firmware_types(self) -> Mapping[str, str]:
         """The types that the firmware must have to give this score; none if it was trained in plain numbers."""
         return asdict(self.types) if self.quantised else {}
-
-    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
-        """The encoder's weights by parameter name, offsets and shifts, and how it was trained."""
-        record = None if self.record_ is None else self.record_.to_json()
-        weights = {f"weights/{k}": v for k, v in self.weights_.items()}
-        return (
-            {"columns": self.columns_, "record": record},
-            {"offset": self.offset_, "shift": self.shift_, **weights},
-            {},
-        )
-
-    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
-        """Take back what `state` gave."""
-        self.columns_, self.offset_, self.shift_ = info["columns"], arrays["offset"], arrays["shift"]
-        self.weights_ = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-        self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
-        return self

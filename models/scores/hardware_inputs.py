@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...errors import FeatureError, InputError
 from ...events import Events, FeatureSet
 from ..networks.dense import scaled_columns
-from ..training import TrainPlan
+from ..training import TrainingRecord, TrainPlan
 
 #: Fractional bits that an offset keeps after scaling (2411.19506 subtracts it in ap_fixed<18,13>).
 _OFFSET_BITS = 5
@@ -95,3 +95,35 @@ class HardwareInputs:
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker says nothing of where it was trained."""
         return {**self.__dict__, "trainer": None}
+
+
+@dataclass
+class HardwareNetwork(HardwareInputs):
+    """A score of one trained network on such inputs: its weights by parameter name, and how it was trained."""
+
+    weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
+    _ready: Any = field(default=None, repr=False, compare=False)
+
+    def _keep(self, weights: dict[str, NDArray[Any]], record: TrainingRecord | None) -> Self:
+        """Take trained weights; what was made ready of others (`_ready`) is forgotten."""
+        self.weights_, self.record_, self._ready = weights, record, None
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A trip to a worker carries the weights, not what is made ready of them."""
+        return {**super().__getstate__(), "_ready": None}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
+        """Weights by parameter name, offsets and shifts, and how it was trained."""
+        record = None if self.record_ is None else self.record_.to_json()
+        weights = {f"weights/{k}": v for k, v in self.weights_.items()}
+        arrays = {"offset": self.offset_, "shift": self.shift_, **weights}
+        return {"columns": self.columns_, "record": record}, arrays, {}
+
+    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
+        """Take back what `state` gave."""
+        self.columns_, self.offset_, self.shift_ = info["columns"], arrays["offset"], arrays["shift"]
+        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        record = None if info["record"] is None else TrainingRecord.from_json(info["record"])
+        return self._keep(weights, record)

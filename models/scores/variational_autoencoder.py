@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from ...events import Events, in_identity_order
-from ..nesting import Stateful
 from ..networks.dense import BATCH, evaluate, load_weights
 from ..networks.variational import build_variational, variational_loss
-from ..training import Sample, Task, TrainingRecord, TrainPlan, train
-from .hardware_inputs import HardwareInputs
+from ..training import Sample, Task, TrainPlan, train
+from .hardware_inputs import HardwareNetwork
 from .weak_trees import check_scored, check_training
 
 Kind = Literal["mse", "mu2", "kl", "elbo"]
 
 
 @dataclass
-class VariationalAutoencoder(HardwareInputs):
+class VariationalAutoencoder(HardwareNetwork):
     """Dense encoder d - hidden - latent (mean, ln variance) and mirrored decoder, ReLU; loss = MSE + ``beta`` KL.
 
     ``kind`` of score, all of the mean code, nothing drawn: "mse" squared error summed over inputs, "mu2" sum of squared means, "kl"
@@ -44,9 +43,6 @@ class VariationalAutoencoder(HardwareInputs):
     learning_rate: float = 1e-3
     seed: int = 0
     shards: int = 4
-    weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
-    record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
-    _loaded: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -70,8 +66,7 @@ class VariationalAutoencoder(HardwareInputs):
         sample = Sample(self.scale(reference.x), weight=reference.weight)
         task = Task(build_variational, self._config(), variational_loss, sample, draws=True)
         result = train(task, plan.settings(self, self.shards), plan.folder, plan.progress)
-        self.weights_, self.record_, self._loaded = result.state, result.record, None
-        return self
+        return self._keep(result.state, result.record)
 
     def _config(self) -> Mapping[str, Any]:
         widths = [self.columns_, *self.hidden]
@@ -81,11 +76,11 @@ class VariationalAutoencoder(HardwareInputs):
         """The number that ``kind`` names, shape (n,)."""
         self._check()
         check_scored(events, self.columns_, "VariationalAutoencoder")
-        if self._loaded is None:
-            self._loaded = load_weights(build_variational(self._config()), self.weights_)
+        if self._ready is None:
+            self._ready = load_weights(build_variational(self._config()), self.weights_)
         parts = [np.zeros((0, 3), np.float32)]
         for start in range(0, len(events), BATCH):
-            parts.append(evaluate(self._loaded, self.scale(events.x[start : start + BATCH])))
+            parts.append(evaluate(self._ready, self.scale(events.x[start : start + BATCH])))
         error, squares, divergence = np.concatenate(parts).astype(np.float64).T
         elbo = error / self.columns_ + self.beta * divergence
         return {"mse": error, "mu2": squares, "kl": divergence, "elbo": elbo}[self.kind]
@@ -115,22 +110,3 @@ class VariationalAutoencoder(HardwareInputs):
                 return torch.einsum("bi,bi->b", out, out)
 
         return Deployed().eval()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A trip to a worker carries the weights, not the torch module nor where it was trained."""
-        return {**super().__getstate__(), "_loaded": None}
-
-    def state(self) -> Stateful:
-        """Weights by parameter name, offsets and shifts, and how it was trained."""
-        record = None if self.record_ is None else self.record_.to_json()
-        weights = {f"weights/{k}": v for k, v in self.weights_.items()}
-        arrays = {"offset": self.offset_, "shift": self.shift_, **weights}
-        return {"columns": self.columns_, "record": record}, arrays, {}
-
-    def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
-        """Take back what `state` gave."""
-        self.columns_, self.offset_, self.shift_ = info["columns"], arrays["offset"], arrays["shift"]
-        self.weights_ = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-        self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
-        self._loaded = None
-        return self

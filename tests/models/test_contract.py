@@ -296,6 +296,17 @@ def test_contract(name, toy):
     assert broken_promises(SUBJECTS[name], within(toy) if name in BOUNDED else toy) == []
 
 
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_what_is_fitted_again_forgets_what_it_knew(name, toy):
+    make_toy = within(toy) if name in BOUNDED else toy
+    reference, data, fresh = samples(make_toy)
+    score = SUBJECTS[name](0).fit(reference, data)
+    score.score(fresh)
+    others = make_toy(1500, 11, first=30_000), make_toy(1500, 12, 0.2, first=40_000)
+    again, new = score.fit(*others), SUBJECTS[name](0).fit(*others)
+    assert np.array_equal(again.score(fresh), new.score(fresh))
+
+
 @cache
 def fitted(name: str, toy: Any) -> Any:
     reference, data, _ = samples(toy)
