@@ -229,6 +229,10 @@ def firmware_figures(found: dict[str, Any], prefix: str) -> dict[str, Any]:
         out |= {
             f"{prefix}{k}": record["cost"][k] for k in cost if not prefix or k not in ("tool", "accuracy")
         }
+    for column in record.get("side_by_side", {}).get("columns", []):
+        place = column["name"].split(" (")[0].replace(": ", "_").replace("++", "pp").replace(" ", "_").lower()
+        numbers = {k: column[k] for k in ("khz", "mismatches", "lut") if column[k] is not None}
+        out |= {f"{prefix}side_{place}_{k}": v for k, v in numbers.items()}
     return out | {f"{prefix}emulator_khz_per_core": found["khz"]}
 
 
