@@ -37,6 +37,8 @@ QUICK = {
 }
 PATIENT = RemoteSettings(**QUICK, tries=4)
 ONCE = RemoteSettings(**QUICK, tries=1)
+#: For links that behave: a busy machine must not look like a silent server.
+STEADY = replace(PATIENT, idle_timeout=30.0)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_pauses_double_are_spread_and_repeat():
 
 def test_columns_are_those_of_the_file_itself(server, link, shared):
     local = read(str(shared / "store" / "large.root"), PATIENCE)
-    with opened(url(link, "large"), PATIENT) as file:
+    with opened(url(link, "large"), STEADY) as file:
         tree = file["Events"]
         assert same(local, tree.arrays(library="ak", how=dict))
         assert 1_000_000 < received(tree) < 1.01 * (shared / "store" / "large.root").stat().st_size
@@ -303,7 +305,7 @@ def test_a_bug_is_raised_as_it_is_and_once(link):
 
 
 def test_a_source_opens_again_in_another_process(link):
-    with opened(url(link), PATIENT) as file:
+    with opened(url(link), STEADY) as file:
         source = file.file.source
         again = pickle.loads(pickle.dumps(source))
         assert again.num_bytes == source.num_bytes
@@ -328,7 +330,7 @@ def test_requests_grow_on_a_fast_link(link):
 def test_the_preflight_reads_remote_files_and_lists_all_that_it_cannot(link, shared):
     names = ("a", "b")
     local = preflight({"d": [str(shared / "store" / f"{n}.root") for n in names]}, Dijet())["d"]
-    found = preflight({"d": [url(link, n) for n in names]}, Dijet(), remote=PATIENT)["d"]
+    found = preflight({"d": [url(link, n) for n in names]}, Dijet(), remote=STEADY)["d"]
     assert [(r.uuid, r.entries, r.clusters) for r in found] == [
         (r.uuid, r.entries, r.clusters) for r in local
     ]
@@ -365,7 +367,7 @@ def start_when_bad(link, timer):
 
 @pytest.mark.parametrize("mode", ["stall", "close"])
 def test_a_server_that_fails_in_mid_run_changes_nothing(link, plain, tmp_path, mode):
-    found = preflight({"qcd": [url(link, "large")]}, Dijet(), remote=PATIENT)
+    found = preflight({"qcd": [url(link, "large")]}, Dijet(), remote=STEADY)
     link.turn(mode, 400_000)
     back = threading.Timer(1.2, lambda: setattr(link, "mode", "pass"))
     settings = RemoteSettings(**{**QUICK, "pause": 0.4}, tries=6)
