@@ -219,8 +219,9 @@ integer thresholds of `{RECORD}`.
 * `hls/`: Vitis HLS project written by hls4ml (top function `{_TOP}`); `vitis_hls -f build_prj.tcl` synthesises it.
 * `vectors/`: raw events (float32), inputs and scores as integers in units of their last bit, one row per event.
   `hls/tb_data` holds the first 1000 in decimal for the test bench.
-* `emulator-*.so`: the same C++ compiled by g++, `hls/emulator.cpp` is its source. Its bits were compared with an
-  independent evaluation, every layer of every event, before this folder was written.
+* `emulator-*.so`: the same C++ compiled by g++, `hls/emulator.cpp` is its source, and the same operations on plain integers, many
+  events at a time (`hls/lanes.cpp`), which score streams. The bits of both were compared with an independent evaluation, those of the
+  C++ in every layer of every event, before this folder was written.
 {more}
 | layer | kind | types |
 |---|---|---|

@@ -18,6 +18,8 @@ from .project import Project, read_project
 
 #: Events per step of a comparison: keeps the traces of every layer in a few ten MB.
 _STEP = 4096
+#: Names of the last step of a comparison: by the exported C++, and many events side by side.
+_SCORES = ("score", "score in the stream")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Difference:
 class BitReport:
     """The outcome of a comparison.
 
-    ``mismatches``: events whose score differs; ``values``, ``value_mismatches``: the same for every number of every
+    ``mismatches``: events whose score differs, of the exported C++ or in the stream; ``values``, ``value_mismatches``: the same for every number of every
     layer; ``first``: the first difference in the order of events and layers, None if there is none.
     """
 
@@ -76,17 +78,18 @@ def compare_inputs(library: Library, project: Project, inputs: NDArray[np.float6
     mismatches = values = wrong = 0
     first: Difference | None = None
     for start in range(0, len(inputs), _STEP):
-        found = []
+        found, scores = [], np.zeros(len(inputs[start : start + _STEP]), dtype=bool)
         for name, emulated, wanted in _pairs(library, project, inputs[start : start + _STEP]):
             differs = emulated != wanted
             values += emulated.size
             wrong += int(differs.sum())
-            if name == "score":
-                mismatches += int(differs.sum())
+            if name in _SCORES:
+                scores |= differs[:, 0]
             if differs.any():
                 event, element = (int(v) for v in np.argwhere(differs)[0])
                 pair = float(emulated[event, element]), float(wanted[event, element])
                 found.append(Difference(start + event, name, element, *pair))
+        mismatches += int(scores.sum())
         if first is None and found:
             first = min(found, key=lambda d: d.event)  # min keeps the earlier layer of one event
     return BitReport(len(inputs), mismatches, values, wrong, first)
@@ -95,14 +98,15 @@ def compare_inputs(library: Library, project: Project, inputs: NDArray[np.float6
 def _pairs(
     library: Library, project: Project, inputs: NDArray[np.float64]
 ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-    """(layer, emulator's output, expected output) for every layer in order, and at last the score in the stream."""
+    """(layer, emulator's output, expected output) for every layer in order, and at last the scores of both ways."""
     arrays, traces = project.evaluate(inputs), library.trace(inputs)
     for op in project.operations:
         if op.output not in traces:
             raise InputError(f"the emulator does not report layer {op.name}; export the firmware again")
         yield op.name, traces[op.output], op.result.to_float(arrays[op.output])
     expected = project.output_type.to_float(arrays[project.output_name])
-    yield "score", library.score(inputs)[:, None], expected
+    for name, score in zip(_SCORES, (library.score_single, library.score), strict=True):
+        yield name, score(inputs)[:, None], expected
 
 
 def extreme_inputs(kind: Fixed, width: int, n: int, rng: np.random.Generator) -> NDArray[np.float64]:

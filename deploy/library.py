@@ -1,7 +1,8 @@
-"""The emulator library: the exported C++ compiled by g++ behind three plain C functions.
+"""The emulator library: the exported C++ compiled by g++ behind plain C functions, and beside it the same in plain integers.
 
 hls4ml's own script compiles in the absolute path of the weights and answers one event per call. This wrapper takes the
-weights' folder when it is opened, so the firmware folder can be moved and renamed, and loops over events in C++.
+weights' folder when it is opened, so the firmware folder can be moved and renamed, and loops over events in C++. The stream
+is scored by `lanes`, whose every score is compared with the exported C++ before a folder is written.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
 from ..workspace import file_digest
+from .lanes import write_lanes
+from .project import read_project
 
 log = logging.getLogger(__name__)
 
 _SAVED = re.compile(r'nnet::save_layer_output<\w+>\((\w+), "(\w+)", (\d+)\);')
 _WRAPPER = """\
-// Made by elsewhere: the exported project behind three C functions that loop over events.
+// Made by elsewhere: the exported project behind C functions that loop over events.
 #include <cstddef>
 #include <map>
 #include <string>
@@ -38,6 +41,7 @@ _WRAPPER = """\
 static std::string weights_folder;
 #define WEIGHTS_DIR weights_folder
 #include "firmware/@NAME@.cpp"
+#include "lanes.cpp"
 
 namespace nnet {
 bool trace_enabled = false;
@@ -63,7 +67,10 @@ API void firmware_open(const char *folder) {
     one(zero);
 }
 
-API void firmware_score(const double *events, double *scores, long n) {
+API void firmware_score(const double *events, double *scores, long n) { lanes::score(events, scores, n); }
+
+// The same by the exported project, event by event.
+API void firmware_single(const double *events, double *scores, long n) {
     for (long i = 0; i < n; i++)
         scores[i] = one(events + i * @N_IN@);
 }
@@ -100,7 +107,8 @@ def traced_layers(hls: Path, name: str = "score") -> tuple[LayerOutput, ...]:
 
 
 def write_wrapper(hls: Path, n_in: int, name: str = "score") -> Path:
-    """Write ``emulator.cpp`` into the project folder."""
+    """Write ``emulator.cpp`` and ``lanes.cpp`` into the project folder."""
+    write_lanes(read_project(hls, name), hls / "lanes.cpp")
     lines, start = [], 0
     for layer in traced_layers(hls, name):
         lines.append(f'        outputs["{layer.name}"] = row + {start};')
@@ -187,6 +195,13 @@ class Library:
         self.handle.firmware_score(_pointer(inputs), _pointer(out), ctypes.c_long(len(inputs)))
         return out
 
+    def score_single(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same as the exported C++ computes them, event by event; not for trees, whose only way this is."""
+        inputs = self._checked(inputs)
+        out = np.empty(len(inputs))
+        self.handle.firmware_single(_pointer(inputs), _pointer(out), ctypes.c_long(len(inputs)))
+        return out
+
     def trace(self, inputs: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """The outputs of every layer, each (n, size), keyed by the array's name in the C++."""
         rows, _ = self._traced(inputs)
@@ -197,7 +212,7 @@ class Library:
         return outputs
 
     def trace_score(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores (n,) of scaled inputs as `trace` computes them: for trees by conifer's own arithmetic."""
+        """Scores (n,) of scaled inputs as `trace` computes them: by the exported C++, for trees by conifer's own arithmetic."""
         return self._traced(inputs)[1]
 
     def _traced(self, inputs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -75,7 +75,7 @@ def _dense(op: Operation, values: list[Ints], types: list[Fixed]) -> Ints:
     assert op.weight_type is not None
     assert op.bias is not None
     assert op.bias_type is not None
-    _require_room(types[0].width + op.weight_type.width, op.name)
+    require_room(types[0].width + op.weight_type.width, op.name)
     x, fraction = values[0], types[0].fraction + op.weight_type.fraction
     total = np.broadcast_to(op.accum.cast(op.bias, op.bias_type.fraction), (len(x), len(op.bias)))
     for i, row in enumerate(op.weight):
@@ -89,7 +89,7 @@ def _einsum(op: Operation, values: list[Ints], types: list[Fixed]) -> Ints:
     (a, b), (ta, tb) = values, types
     product, accum = ta.fraction + tb.fraction, op.accum
     fraction = max(product, accum.fraction)
-    _require_room(
+    require_room(
         max(ta.width + tb.width + fraction - product, accum.width + fraction - accum.fraction) + 1, op.name
     )
     total = np.zeros(len(a), dtype=np.int64)
@@ -113,7 +113,8 @@ def _linear(op: Operation, values: list[Ints], types: list[Fixed]) -> Ints:
     return op.result.cast(values[0], types[0].fraction)
 
 
-def _require_room(bits: int, layer: str) -> None:
+def require_room(bits: int, layer: str) -> None:
+    """Refuse a layer whose exact products do not fit into 62 bits with a `ConfigError`."""
     if bits > 62:
         raise ConfigError(
             f"layer {layer} needs {bits} bits for an exact product, at most 62 can be checked; use narrower types"

@@ -148,7 +148,7 @@ def side_by_side(
     some, counts = inputs[:TIMED], Counts.of(project)
     integers = project.input_type.from_float(some)
     speed = {
-        "hls4ml": khz_of(lambda: library.score(some), len(some)),
+        "hls4ml": khz_of(lambda: library.score_single(some), len(some)),
         "interpreter": khz_of(lambda: rtl.layers.evaluate(integers), len(some)),
         "rtl": khz_of(lambda: rtl.simulation.scores(integers, proof.timing), len(some)),
     }

@@ -14,13 +14,14 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
+from elsewhere.deploy import lanes
 from elsewhere.deploy.emulator import FirmwareScore, InputScale, open_folder
 from elsewhere.deploy.firmware import export, write_thresholds
 from elsewhere.deploy.fixedpoint import compare, compare_inputs, extreme_inputs
 from elsewhere.deploy.library import open_library
 from elsewhere.deploy.precision import FirmwareSettings, plan_network
 from elsewhere.deploy.project import read_project
-from elsewhere.errors import ConfigError, FeatureError, InputError
+from elsewhere.errors import ConfigError, ElsewhereError, FeatureError, InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.fixed import Fixed
 from scipy.stats import spearmanr
@@ -90,7 +91,21 @@ def test_emulator_and_evaluation_agree_in_every_bit_of_every_layer(folder):
     report = compare(folder, raw_events(3000), extremes=1000)
     assert (report.events, report.mismatches, report.value_mismatches, report.first) == (4000, 0, 0, None)
     layer_widths = 4 + 4 + 2 + 4 + 4 + 6 + 6 + 1
-    assert report.values == 4000 * (layer_widths + 1)
+    assert report.values == 4000 * (layer_widths + 2)  # the score by itself and in the stream
+
+
+def test_a_stream_that_differs_from_the_exported_project_is_no_export(tmp_path, monkeypatch):
+    honest = lanes.lanes_source
+
+    def dishonest(project):
+        text = honest(project)
+        assert "std::rint(scaled)" in text
+        return text.replace("std::rint(scaled)", "std::rint(scaled + 0.25)")
+
+    monkeypatch.setattr(lanes, "lanes_source", dishonest)
+    with pytest.raises(ElsewhereError, match="layer score in the stream"):
+        export(Trained(), FEATURES, SCALE, tmp_path / "firmware", raw_events(500))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_firmware_follows_the_float_network(folder):

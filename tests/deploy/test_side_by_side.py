@@ -98,7 +98,7 @@ def test_without_cost_or_beyond_a_size_the_stand_in_is_left_out_and_said_so(
         layers=SimpleNamespace(evaluate=len),
         simulation=SimpleNamespace(scores=lambda integers, _: len(integers)),
     )
-    library = SimpleNamespace(score=len)
+    library = SimpleNamespace(score_single=len)
     seconds = {"hls4ml": (1.0, 2.0), "interpreter": (3.0, 0.0), "rtl": (3.0, 4.0)}
 
     def compared(cost):
