@@ -69,8 +69,14 @@ bench-trigger: $(VENV)/.dev ## the figures of the trigger, from training to firm
 	$(BIN)/python benchmarks/trigger/front.py
 	$(BIN)/python benchmarks/trigger/pileup.py
 
-bench-outliers: $(VENV)/.dev ## outlier scores on the dijet problem -> benchmarks/results/outliers.json (two minutes; makes its events first)
+bench-outliers: $(VENV)/.dev ## outlier scores and representations -> benchmarks/results/outliers.json (an hour and a half of one core; makes its events first)
 	ELSEWHERE_SET=small $(BIN)/python benchmarks/outliers/dijets.py
+	$(BIN)/python benchmarks/outliers/adc.py
+	$(BIN)/python benchmarks/outliers/jets.py
+	$(BIN)/python benchmarks/outliers/dark.py
+	$(BIN)/python benchmarks/outliers/images.py
+	$(BIN)/python benchmarks/outliers/classes.py
+	$(BIN)/python benchmarks/outliers/throughput.py
 
 bench-gpu: $(VENV)/.dev ## where torch sees a GPU: the scan of networks and the flow of CATHODE on it -> benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/speed/gpu.py

@@ -220,6 +220,7 @@ _TEXTS = {
     "studies": "Injections, stability, importance and the oddest events of the best window.",
     "rates": "Rate against threshold, float and firmware.",
     "front": "Resources against physics: the score for other widths and parts of its weights.",
+    "interpretation": "What the score follows, what its space knows, and displays of the oddest events.",
     "firmware": "Export the network, compile it, and compare it bit by bit.",
     "report": "One self-contained page and every number as JSON.",
 }

@@ -13,7 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .deploy.clusters.sections import AnyCluster
 from .errors import ConfigError
 from .events import Window
-from .sections import FirmwareSection, FrontSection, Name, Positive, RatesSection, Section
+from .sections import (
+    FirmwareSection,
+    FrontSection,
+    InterpretationSection,
+    Name,
+    Positive,
+    RatesSection,
+    RemoteSection,
+    Section,
+    StudiesSection,
+)
 
 
 class Dataset(Section):
@@ -77,22 +87,6 @@ class EventsSection(Section):
     mode: Literal["stream", "dask-awkward"] = "stream"
 
 
-class RemoteSection(Section):
-    """How patient to be with other machines; seconds and bytes per second."""
-
-    redirectors: list[Annotated[str, Field(pattern=r"^x?roots?://[^/]+/?$")]] = Field(
-        default_factory=list, description="other servers of the same files, tried in this order"
-    )
-    connect_timeout: float = Field(30.0, gt=0)
-    idle_timeout: float = Field(60.0, gt=0, description="no request finished for so long: the link is dead")
-    minimum_rate: float = Field(
-        10_000.0, ge=0, description="less than this over rate_period: the link is dead"
-    )
-    rate_period: float = Field(120.0, gt=0)
-    tries: Positive = 4
-    pause: float = Field(1.0, ge=0, description="before the second try; doubles")
-
-
 class RunSection(Section):
     """Where it runs."""
 
@@ -105,6 +99,13 @@ class RunSection(Section):
     ray: str = Field("local", description="local, or the address of a Ray cluster")
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="where networks are trained; cuda needs a GPU wherever a training may run"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the matrix products in the training of a trigger's score; weights stay float32",
+    )
+    stream: bool = Field(
+        False, description="train a trigger's score from its columns on disk, which are never held whole"
     )
     remote: RemoteSection = Field(default_factory=lambda: RemoteSection.model_validate({}))
     strict: bool = Field(
@@ -219,19 +220,6 @@ class HuntSection(Section):
         return self
 
 
-class StudiesSection(Section):
-    """Studies after a hunt: stability, importance and the oddest events always, injections where they are asked for."""
-
-    injections: list[Annotated[int, Field(ge=0)]] = Field([], description="signal events to hide, increasing")
-    trials: Positive = Field(10, description="repetitions of every injection, each with other rows and seeds")
-
-    @model_validator(mode="after")
-    def _increasing(self) -> StudiesSection:
-        if any(b <= a for a, b in zip(self.injections, self.injections[1:], strict=False)):
-            raise ValueError(f"injections {self.injections} must increase strictly")
-        return self
-
-
 class ReportSection(Section):
     """How the report page is labelled."""
 
@@ -259,6 +247,9 @@ class SearchConfig(Section):
     firmware: FirmwareSection | None = None
     front: FrontSection | None = None
     studies: StudiesSection | None = Field(None, description="{}: those that need no settings")
+    interpretation: InterpretationSection | None = Field(
+        default_factory=lambda: InterpretationSection.model_validate({}), description="null: none"
+    )
     run: RunSection = Field(default_factory=lambda: RunSection.model_validate({}))
     report: ReportSection = ReportSection()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,10 @@ def training_part(folder: Path, label: str) -> ReportPart | None:
     for name, found in groups.items():
         curves = [
             TrainingCurve(
-                f"{name} {t.number}".strip(), t.record["train_loss"], t.record["validation_loss"] or ()
+                f"{name} {t.number}".strip(),
+                t.record["train_loss"],
+                t.record["validation_loss"] or (),
+                events_per_s=_speeds(t.record),
             )
             for t in found
         ]
@@ -39,7 +43,7 @@ def training_part(folder: Path, label: str) -> ReportPart | None:
         figures.append(
             ReportFigure(
                 f"training_{name.replace(' ', '_')}", plot_training(curves, label=label),
-                f"Loss per epoch, {name}{'' if len(found) == 1 else f': {len(found)} trainings, one per fold or member'}.",
+                f"Loss per epoch, {name}{'' if len(found) == 1 else f': {len(found)} trainings, one per fold or member'}.{_stopped(records)}",
                 records if len(records) > 1 else records[0],
             )
         )  # fmt: skip
@@ -58,6 +62,22 @@ def training_part(folder: Path, label: str) -> ReportPart | None:
         figures=figures,
         tables=[ReportTable(heads, rows, "Every network of the model.")],
     )
+
+
+def _speeds(record: dict[str, Any]) -> list[float]:
+    """Events per second of every epoch; none where the record is older than that."""
+    spent = record.get("epoch_s") or []
+    events = record["events_per_s"] * record["wall_s"] / max(1, record["epochs"])
+    return [events / s for s in spent] if all(s > 0 for s in spent) else []
+
+
+def _stopped(records: list[dict[str, Any]]) -> str:
+    """After which epochs early stopping ended trainings; empty where it ended none."""
+    found = sorted({r["stopped_at"] for r in records if r.get("stopped_at")})
+    if not found:
+        return ""
+    some = "" if len(records) == 1 else " of some of them"
+    return f" Early stopping{some} after epoch {', '.join(map(str, found))}; the best epoch is kept."
 
 
 def _latent(found: list[Trained]) -> str:

@@ -11,6 +11,7 @@ import yaml
 from .analysis.plots import CutflowStep, cutflow_rows, plot_cutflow
 from .analysis.report import ReportFigure, ReportPart, ReportSearch, ReportTable, write_report
 from .report_hunt import hunt_searches
+from .report_interpretation import interpretation_parts
 from .report_studies import studies_parts
 from .report_trigger import trigger_search
 from .stages import Progress, Search
@@ -113,7 +114,7 @@ def _provenance_part(search: Search) -> ReportPart:
 
 def describe(search: Search) -> list[ReportSearch]:
     """The page's groups for one search: one for a trigger study, one per variant for a hunt."""
-    shared = [_counts_part(search), _provenance_part(search)]
+    shared = [*interpretation_parts(search), _counts_part(search), _provenance_part(search)]
     if search.config.hunt is not None:
         return hunt_searches(search, [*studies_parts(search), *shared])
     return [trigger_search(search, shared)]

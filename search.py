@@ -102,14 +102,33 @@ def stages(search: Search) -> list[Stage]:
             )
     from .reports import report
 
-    last: tuple[str, ...] = (after[-1].name,)
-    if search.config.studies is not None:
+    looks = _looks(search)
+    last = (after[-1].name, *(s.name for s in looks))
+    page = Stage("report", last, lambda s: s.config.report.model_dump(), report, "figures")
+    return [process_stage(), *after, *looks, page]
+
+
+def _looks(search: Search) -> list[Stage]:
+    """The stages that look at a finished search before its page is written."""
+    config, out = search.config, []
+    if config.studies is not None:
         from .studies import studies, studies_inputs
 
-        after.append(Stage("studies", ("hunt",), studies_inputs, lambda s, _k, p: studies(s, p), "studies"))
-        last = (*last, "studies")
-    page = Stage("report", last, lambda s: s.config.report.model_dump(), report, "figures")
-    return [process_stage(), *after, page]
+        out.append(Stage("studies", ("hunt",), studies_inputs, lambda s, _k, p: studies(s, p), "studies"))
+    if config.interpretation is not None:
+        from .interpreting import interpretation, interpretation_inputs
+
+        before = ("hunt" if config.hunt is not None else "rates",)
+        out.append(
+            Stage(
+                "interpretation",
+                before,
+                interpretation_inputs,
+                lambda s, _k, p: interpretation(s, p),
+                "steps",
+            )
+        )
+    return out
 
 
 def _upto(all_stages: Sequence[Stage], upto: str | None) -> list[str]:
@@ -140,6 +159,8 @@ def check_methods(config: SearchConfig) -> None:
     """Build every method once, so that a wrong setting is an error before any work starts."""
     from .models.methods import build
 
+    if config.hunt is not None and (config.run.precision != "float32" or config.run.stream):
+        raise ConfigError("run.precision and run.stream are of a trigger's score; a hunt takes neither")
     for factor in ("representation", "reference", "score"):
         section = getattr(config, factor)
         if section is not None:
@@ -192,6 +213,10 @@ def outcome(search: Search, stage: str) -> list[str]:
             lines += fronts.outcome(search)
     elif stage == "front":
         lines = fronts.outcome(search)
+    elif stage == "interpretation":
+        from . import interpreting
+
+        lines = interpreting.outcome(search)
     else:
         lines = [f"{stage}: done, see {search.space.root}", *outliers(search)]
     if stage == "report":
@@ -214,11 +239,11 @@ def citations_of(search: Search) -> str:
 
 def method_rows() -> list[tuple[str, str, str, str]]:
     """(factor, method, arXiv id, settings) of every method."""
-    from .models.methods import AROUND, PRIORS, REFERENCES, REPRESENTATIONS, SCORES, settings_of
+    from .models.methods import AROUND, PRIORS, REFERENCES, REPRESENTATIONS, SCORES, TAUGHT, settings_of
 
     rows = []
     for factor, known in (
-        ("representation", REPRESENTATIONS),
+        ("representation", (*REPRESENTATIONS, *TAUGHT)),
         ("reference", REFERENCES),
         ("score", (*SCORES, *PRIORS)),
         ("score, around another", AROUND),

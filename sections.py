@@ -22,6 +22,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class RemoteSection(Section):
+    """How patient to be with other machines; seconds and bytes per second."""
+
+    redirectors: list[Annotated[str, Field(pattern=r"^x?roots?://[^/]+/?$")]] = Field(
+        default_factory=list, description="other servers of the same files, tried in this order"
+    )
+    connect_timeout: float = Field(30.0, gt=0)
+    idle_timeout: float = Field(60.0, gt=0, description="no request finished for so long: the link is dead")
+    minimum_rate: float = Field(
+        10_000.0, ge=0, description="less than this over rate_period: the link is dead"
+    )
+    rate_period: float = Field(120.0, gt=0)
+    tries: Positive = 4
+    pause: float = Field(1.0, ge=0, description="before the second try; doubles")
+
+
 class SeedSection(Section):
     """A condition of the trigger menu: so many objects of a kind above a threshold, a sum, or a stored decision."""
 
@@ -188,3 +204,25 @@ class FrontSection(Section):
             if any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{name} {values} must increase strictly")
         return self
+
+
+class StudiesSection(Section):
+    """Studies after a hunt: stability, importance and the oddest events always, injections where they are asked for."""
+
+    injections: list[Annotated[int, Field(ge=0)]] = Field([], description="signal events to hide, increasing")
+    trials: Positive = Field(10, description="repetitions of every injection, each with other rows and seeds")
+
+    @model_validator(mode="after")
+    def _increasing(self) -> StudiesSection:
+        if any(b <= a for a, b in zip(self.injections, self.injections[1:], strict=False)):
+            raise ValueError(f"injections {self.injections} must increase strictly")
+        return self
+
+
+class InterpretationSection(Section):
+    """What the score follows, what its space knows, and the oddest events as displays."""
+
+    events: Annotated[int, Field(ge=0, le=24)] = Field(6, description="oddest events that are displayed")
+    sample: Annotated[int, Field(ge=100)] = Field(
+        20_000, description="events that are looked at, chosen by their identities"
+    )

@@ -31,7 +31,7 @@ from .analysis.studies_trials import (
     signal_halves,
     windows_of_signal,
 )
-from .config import HuntSection, MethodSection, SearchConfig, StudiesSection
+from .config import HuntSection, MethodSection, SearchConfig
 from .errors import ConfigError, FitError
 from .events import Events, Window, fold_of, identity_hash
 from .hunting import all_cuts
@@ -41,6 +41,7 @@ from .models.methods import build, method
 from .models.represented import Represented
 from .models.store import Stored, load
 from .resonance import CONTROL, SEARCH, Sample, fit_edges, model_name
+from .sections import StudiesSection
 from .stages import Progress, Search
 from .workspace import digest, kept_result, read_json, write_json
 

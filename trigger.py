@@ -30,6 +30,7 @@ from .models.folds import Guarded
 from .models.methods import build, method
 from .models.store import Stored, load, save
 from .models.training import TrainPlan
+from .models.training_files import EventFiles
 from .resonance import join
 from .sections import FirmwareSection
 from .stages import Progress, Search
@@ -49,31 +50,40 @@ def names_with(config: SearchConfig, role: str) -> list[str]:
 
 def train_inputs(search: Search) -> Any:
     """What the model depends on beside the columns."""
-    return [search.config.score.model_dump(), names_with(search.config, "reference")]
+    run = search.config.run
+    more = [run.precision, run.stream]
+    asked = [search.config.score.model_dump(), names_with(search.config, "reference")]
+    return asked if more == ["float32", False] else [*asked, *more]
 
 
 def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict[str, Any]]:
     """Train the score on the reference datasets; an interrupted training goes on at its last epoch."""
     config = search.config
-    reference = join([search.space.read_table(n) for n in names_with(config, "reference")]).events
     score = build(config.score.method, config.score.settings, "score")
     ray = config.run.training == "ray"
-    if ray and config.run.device == "cuda":
-        raise ConfigError(
-            "run.device: cuda trains a trigger's score in this process; set run.training: plain"
-        )
     if hasattr(score, "trainer"):
         score.trainer = TrainPlan(
             backend="ray" if ray else "plain", workers=_workers(config, score) if ray else 1, ray_address=config.run.ray,
             folder=search.space.path("models", f".{MODEL}-checkpoint"),
-            progress=lambda epoch, *_: progress(epoch, getattr(score, "epochs", epoch)),
+            progress=lambda epoch, *_: progress(epoch, getattr(score, "epochs", epoch)), precision=config.run.precision,
         )  # fmt: skip
+    elif config.run.precision != "float32":
+        raise ConfigError(
+            f"run.precision: a {config.score.method} is no network of the training loop; leave it out"
+        )
+    names = names_with(config, "reference")
     with on(config.run.device):
-        guarded = Guarded(score).fit(reference, reference)
-    record: dict[str, Any] = {"key": key, "reference_events": len(reference)}
+        if config.run.stream:
+            files = EventFiles(tuple(p for n in names for p in search.space.chunks(n)))
+            guarded, features, events = Guarded(score).fit_stream(files), files.features, len(files)
+        else:
+            reference = join([search.space.read_table(n) for n in names]).events
+            guarded = Guarded(score).fit(reference, reference)
+            features, events = reference.features, len(reference)
+    record: dict[str, Any] = {"key": key, "reference_events": events}
     if getattr(score, "record_", None) is not None:
         record["training"] = score.record_.to_json()
-    save(guarded, search.space.path("models", MODEL), reference.features, record)
+    save(guarded, search.space.path("models", MODEL), features, record)
     return [f"models/{MODEL}/model.json"], {"training": record.get("training")}
 
 

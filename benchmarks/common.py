@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from elsewhere.workspace import write_json
+from elsewhere.workspace import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
 #: Generated inputs, outside the repository: kept between runs, made again by the benchmark that needs them.
@@ -53,9 +53,34 @@ def table(rows: Sequence[tuple[str, Any, str]]) -> None:
         print(f"  {name:<{width}}  {shown:>12}  {wanted}")
 
 
-def publish(name: str, figures: Mapping[str, Any]) -> None:
-    """Write results/NAME.json with versions and machine, and print the figures as the last line."""
+def publish(name: str, figures: Mapping[str, Any], *, beside: bool = False) -> None:
+    """Write results/NAME.json with versions and machine, and print the figures as the last line.
+
+    ``beside``: figures of other families that are in the file stay there; those of the same names are replaced.
+    """
     there = {d.metadata["Name"] for d in importlib.metadata.distributions()}
     versions = {p: importlib.metadata.version(p) for p in PACKAGES if p in there}
-    write_json(RESULTS / f"{name}.json", {**figures, "versions": versions, "machine": machine()})
+    path = RESULTS / f"{name}.json"
+    before = read_json(path) if beside and path.exists() else {}
+    write_json(path, {**before, **figures, "versions": versions, "machine": machine()})
     print(json.dumps(figures))
+
+
+def columns_of(name: str, features: str, kinds: Sequence[str] | None = None) -> dict[str, Any]:
+    """Events of the parts ``kinds`` (default: all) of a made set, in an order that has nothing to do with how they were made.
+
+    The set is made first and streamed with the feature set ``features``; both are kept for the next time.
+    """
+    from elsewhere.events import in_identity_order
+    from elsewhere.processors.features import load_features
+    from elsewhere.processors.preflight import preflight
+    from elsewhere.processors.stream import process
+    from elsewhere.samples.resonant import make_set
+    from elsewhere.workspace import Workspace
+
+    made, looking = make_set(name, workers=2), load_features(features)
+    kinds = kinds or tuple(made.parts)
+    folder = CACHE / "outliers" / f"{name}-{features}"
+    fileset = preflight({k: [str(p) for p in made.paths(k)] for k in kinds}, looking)
+    process(fileset, looking, folder, scheduler="loop")
+    return {k: in_identity_order(Workspace(folder).read_table(k).events, 7) for k in kinds}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..events import Events, Window
 from ..trees import IntegerTrees
+
+if TYPE_CHECKING:
+    from .training_files import EventFiles
 
 
 @runtime_checkable
@@ -88,6 +91,15 @@ class Exportable(Protocol):
 
     def network(self) -> Any:
         """A ``torch.nn.Module`` in eval mode: (n, d) inputs as the firmware receives them to (n,) scores."""
+        ...
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """Can learn from files that are never held whole."""
+
+    def fit_stream(self, files: EventFiles) -> Self:
+        """Learn from the events of ``files`` as `Score.fit` does from a reference."""
         ...
 
 

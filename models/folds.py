@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError, LeakError
 from ..events import Events, fold_of, identity_hash
-from .base import Score
+from .base import Score, Streamed
 from .jobs import FitJob, fit_jobs
 from .nesting import restore_under, state_under
+from .training_files import EventFiles
 
 
 def seen_hashes(*samples: Events) -> NDArray[np.uint64]:
@@ -161,6 +162,16 @@ class Guarded:
         """Fit, and remember every event of both samples."""
         self.inner = self.inner.fit(reference, data)
         self.seen_ = seen_hashes(reference, data)
+        return self
+
+    def fit_stream(self, files: EventFiles) -> Self:
+        """The same from files that are never held whole; `ConfigError` for a score that cannot learn so."""
+        if not isinstance(self.inner, Streamed):
+            raise ConfigError(
+                f"run.stream: a {type(self.inner).__name__} learns from events in memory only; set run.stream: false"
+            )
+        self.inner = self.inner.fit_stream(files)
+        self.seen_ = files.hashes()
         return self
 
     def score(self, events: Events) -> NDArray[np.float64]:

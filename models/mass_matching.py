@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, FeatureError, InputError
 from ..events import Events, in_identity_order
+from .networks.constituent_table import constituent_columns, constituent_table
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ class MassMatching:
     The spectrum they all get is the smallest of them in every bin; a bin with fewer than ``least`` events of any sample is dropped
     for all. ``how``: "draw" takes events without replacement; "weights" keeps all of them and lowers their weights, never raises
     them, so that nothing is to be clipped. ``column``: a column of x that is matched together with the mass, in bins of
-    ``column_width`` (transverse momentum, where it and the mass depend on one another).
+    ``column_width`` (transverse momentum, where it and the mass depend on one another); of jets made of constituents, which have
+    no such column, "pt_J" is the transverse momentum of their sum.
     """
 
     width: float = 10.0
@@ -108,15 +110,23 @@ def _places(name: str, events: Events, how: MassMatching) -> NDArray[np.int64]:
     """Number of the mass bin, and of the other column's, of every event: (n, 1 or 2)."""
     values: list[Any] = [events.mass / how.width]
     if how.column:
-        if how.column not in events.features.names:
-            raise FeatureError(
-                f"matching.column: {name} has no column '{how.column}'; there are: {', '.join(events.features.names)}"
-            )
-        column = events.x[:, events.features.names.index(how.column)].astype(np.float64)
+        column = _column(name, events, how.column)
         if not np.isfinite(column).all():
             raise InputError(f"{name}: column {how.column} has values that are not finite")
         values.append(column / how.column_width)
     return np.floor(np.column_stack(values)).astype(np.int64)
+
+
+def _column(name: str, events: Events, wanted: str) -> NDArray[np.float64]:
+    """The column ``wanted``, or the transverse momentum that it stands for, of every event (n,)."""
+    names = events.features.names
+    if wanted in names:
+        return events.x[:, names.index(wanted)].astype(np.float64)
+    if wanted == "pt_J" and names[0].startswith("Cand"):
+        table = constituent_table(events.x, constituent_columns(events.features)).astype(np.float64)
+        pt, phi = table[:, ::3], table[:, 2::3]
+        return np.hypot((pt * np.cos(phi)).sum(axis=1), (pt * np.sin(phi)).sum(axis=1))
+    raise FeatureError(f"matching.column: {name} has no column '{wanted}'; there are: {', '.join(names)}")
 
 
 def _lowered(events: Events, index: NDArray[Any], part: NDArray[np.float64]) -> Events:

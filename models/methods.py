@@ -27,9 +27,15 @@ from .references.outside import Outside
 from .references.salad import Salad
 from .references.sidebands import Sidebands
 from .representations.anomclr import AnomClr
+from .representations.cl4ad import Cl4ad
+from .representations.darkclr import DarkClr
+from .representations.essl import Essl
 from .representations.flow_latent import FlowLatent
 from .representations.identity import Identity
+from .representations.jetclr import JetClr
 from .representations.mass_scaled import MassScaled
+from .representations.rs3l import Rs3l
+from .representations.systematics_aware import SystematicsAware
 from .representations.vicreg import VicReg
 from .represented import Represented
 from .scores.anode import Anode
@@ -39,6 +45,7 @@ from .scores.axol1tl_v5 import Axol1tlV5
 from .scores.cicada import Cicada
 from .scores.classifier_anomaly import ClassifierAnomaly
 from .scores.flow_density import FlowDensity
+from .scores.image_autoencoder import ImageAutoencoder
 from .scores.isolation_forest import IsolationForest
 from .scores.kernel_density import KernelDensity
 from .scores.latent import LaCathode
@@ -59,7 +66,9 @@ from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
 
-REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr, VicReg)
+REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr, VicReg, JetClr, DarkClr, Essl)
+#: Representations that need samples handed in, classes or the same events simulated again: for Python.
+TAUGHT = (Cl4ad, Rs3l, SystematicsAware)
 REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)
 SCORES = (
     WeakTrees,
@@ -68,6 +77,7 @@ SCORES = (
     Autoencoder,
     VariationalAutoencoder,
     NormalisedAutoencoder,
+    ImageAutoencoder,
     Axol1tl,
     Axol1tlV5,
     Cicada,
@@ -161,7 +171,8 @@ def papers_of(name: str, settings: Mapping[str, Any], factor: str) -> list[str]:
     """arXiv ids of a method and of the one it is around."""
     cls = method(name, factor)
     inside = papers_of(*_inner(cls, settings, factor), factor) if cls in AROUND else []
-    return [paper for paper in (cls.paper, *getattr(cls, "more_papers", ()), *inside) if paper]
+    kind = getattr(cls, "kind_papers", {}).get(settings.get("kind"), ())
+    return [paper for paper in (cls.paper, *getattr(cls, "more_papers", ()), *kind, *inside) if paper]
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)

@@ -19,12 +19,12 @@ from ..events import Events, FeatureSet
 from ..workspace import digest, file_digest, read_json, write_json
 from .arrays import write_arrays
 from .base import Representation, Storable
-from .methods import PRIORS, REFERENCES, REPRESENTATIONS, SCORES, WRAPPERS, settings_of
+from .methods import PRIORS, REFERENCES, REPRESENTATIONS, SCORES, TAUGHT, WRAPPERS, settings_of
 
 FORMAT = 2
 #: The only classes a model folder can name, unless the one who loads it allows others by their dotted path.
 KNOWN: Mapping[str, type[Any]] = {
-    c.__name__: c for group in (REPRESENTATIONS, REFERENCES, SCORES, PRIORS, WRAPPERS) for c in group
+    c.__name__: c for group in (REPRESENTATIONS, TAUGHT, REFERENCES, SCORES, PRIORS, WRAPPERS) for c in group
 }
 
 

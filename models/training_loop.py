@@ -1,28 +1,26 @@
-"""The training loop of one rank, and the one file from which it can go on after any interruption."""
+"""The training loop of one rank."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import FitError, InputError
-from ..workspace import atomic, digest
-from .arrays import read_arrays, write_arrays
+from ..errors import ConfigError, FitError, InputError
+from ..workspace import atomic
+from .arrays import write_arrays
 from .device import chosen
+from .training_checkpoint import CHECKPOINT, Progressed, over, progressed, read_checkpoint
 from .training_graph import GraphedSteps, set_rate
-from .training_task import Progress, State, Task, TrainingRecord, TrainingResult, TrainSettings
+from .training_optimisers import MOMENTS, optimiser
+from .training_stream import ParquetSample, Reader, Stream, in_this_process
+from .training_task import Progress, Sample, State, Task, TrainSettings
 
-log = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.safetensors"
 _VALIDATION_BATCH = 4096
 
 
@@ -40,6 +38,10 @@ class Exchange(Protocol):
         """Whether all ranks gave the same number."""
         ...
 
+    def first(self, value: int) -> int:
+        """What rank 0 gave."""
+        ...
+
 
 class Alone:
     """The only rank there is."""
@@ -54,39 +56,17 @@ class Alone:
         """Always."""
         return True
 
-
-@dataclass
-class Progressed:
-    """What a checkpoint holds besides weights and Adam's moments."""
-
-    epoch: int = 0
-    wall_s: float = 0.0
-    resumed_from: int | None = None
-    train_loss: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    kept: list[tuple[int, State]] = field(default_factory=list)
-
-
-def task_key(task: Task, settings: TrainSettings) -> str:
-    """sha256 of all that the result depends on: a checkpoint with another key is not gone on with."""
-    sums = {}
-    for name, sample in (("train", task.train), ("validation", task.validation)):
-        for key, array in (sample.arrays() if sample else {}).items():
-            sums[f"{name}/{key}"] = [list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
-    functions = [f"{f.__module__}.{f.__qualname__}" for f in (task.build, task.loss)]
-    return digest(
-        [version("elsewhere"), version("torch"), chosen()],
-        functions,
-        dict(task.config),
-        settings.identity(),
-        sums,
-    )
+    def first(self, value: int) -> int:
+        """What was given."""
+        return value
 
 
 class Trainer:
-    """The loop: network, optimiser and data of one rank."""
+    """The loop: network, optimiser and data of one rank; ``read`` brings the rows of samples that are in files."""
 
-    def __init__(self, task: Task, settings: TrainSettings, exchange: Exchange) -> None:
+    def __init__(
+        self, task: Task, settings: TrainSettings, exchange: Exchange, read: Reader = in_this_process
+    ) -> None:
         import torch
 
         self.settings, self.exchange, self.loss, self.draws = settings, exchange, task.loss, task.draws
@@ -94,26 +74,52 @@ class Trainer:
         self.network = task.build(task.config).train().to(self.device)
         self.names = [n for n, _ in self.network.named_parameters()]
         self.parameters = list(self.network.parameters())
-        on_gpu = self.device.type == "cuda"
-        rate = torch.tensor(settings.learning_rate, device=self.device) if on_gpu else settings.learning_rate
-        self.adam = torch.optim.Adam(self.parameters, lr=rate, capturable=on_gpu)
-        self.train = {k: torch.from_numpy(v).to(self.device) for k, v in task.train.arrays().items()}
-        held = task.validation.arrays() if task.validation else {}
-        self.held = {k: torch.from_numpy(v).to(self.device) for k, v in held.items()}
+        self.sizes = [p.numel() for p in self.parameters]
+        self.optimiser = optimiser(self.parameters, settings, self.device)
+        self.train, self.stream = self._taken(task.train, settings.batch, read)
+        self.held, self.held_stream = self._taken(task.validation, _VALIDATION_BATCH, read)
         self.at_step = getattr(self.network, "at_step", None)
-        whole = settings.shards == 1 and exchange.world == 1 and bool((self.train["weight"] > 0).all())
         self.graphed = (
-            GraphedSteps(self.network, self.adam, self.loss, self.train, settings.batch)
-            if on_gpu
-            and whole
+            GraphedSteps(self.network, self.optimiser, self.loss, self.train, settings.batch)
+            if self._fits_a_graph(task)
+            else None
+        )
+        self.steps, self.rows = 0, len(task.train)
+        if settings.drop_last:
+            self.rows -= self.rows % settings.batch
+        if self.rows == 0:
+            raise ConfigError(
+                f"drop_last leaves none of {len(task.train)} events: a batch has {settings.batch}"
+            )
+        self.all_steps = settings.epochs * -(-self.rows // settings.batch)
+        self.done = Progressed()
+
+    def _taken(
+        self, sample: Sample | ParquetSample | None, batch: int, read: Reader
+    ) -> tuple[dict[str, Any], Stream | None]:
+        """The arrays of a sample on this device, or how they come from its files."""
+        if isinstance(sample, ParquetSample):
+            return {}, Stream(sample, batch, read)
+        return self._here(sample.arrays() if sample else {}), None
+
+    def _here(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        import torch
+
+        return {k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
+
+    def _fits_a_graph(self, task: Task) -> bool:
+        """Whether every step is the same few operations on arrays that lie on a GPU."""
+        how = self.settings
+        return (
+            self.device.type == "cuda"
+            and how.shards == self.exchange.world == 1
+            and (how.optimizer, how.precision, how.drop_last) == ("adam", "float32", False)
+            and self.stream is None
+            and bool((self.train["weight"] > 0).all())
             and not task.draws
             and not getattr(self.network, "draws_on_cpu", False)
             and not self.at_step
-            else None
         )
-        self.steps = 0
-        self.all_steps = settings.epochs * -(-len(self.train["x"]) // settings.batch)
-        self.done = Progressed()
 
     def run(self, folder: Path | None, key: str, report: Progress | None) -> None:
         """Train from the checkpoint in ``folder`` (if its key fits) to the last epoch."""
@@ -123,8 +129,8 @@ class Trainer:
             raise FitError(
                 "the workers found different checkpoints; the folder must be the same for all of them"
             )
-        while self.done.epoch < self.settings.epochs:
-            start = time.perf_counter()
+        while not self._over():
+            start, cpu = time.perf_counter(), time.process_time()
             loss = self._epoch(self.done.epoch)
             if not np.isfinite(loss):
                 raise FitError(
@@ -134,7 +140,9 @@ class Trainer:
             self.done.epoch += 1
             if self.exchange.rank == 0:
                 self._keep()
-                self.done.wall_s += time.perf_counter() - start
+                self.done.epoch_s.append(time.perf_counter() - start)
+                self.done.epoch_cpu_s.append(time.process_time() - cpu)
+                self.done.wall_s += self.done.epoch_s[-1]
                 if folder is not None:
                     self._save(folder, key)
             if report is not None:
@@ -144,29 +152,50 @@ class Trainer:
                     self.done.validation_loss[-1] if self.done.validation_loss else None,
                 )
 
+    def _over(self) -> bool:
+        """Whether this was the last epoch; rank 0, which alone knows the validation, decides for all."""
+        if not self.settings.patience:
+            return self.done.epoch >= self.settings.epochs
+        return bool(self.exchange.first(int(over(self.done, self.settings))))
+
+    def _orders(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        """The rows of ``train`` in the order in which an epoch takes them; of a sample in files one piece after another."""
+        seed, batch = self.settings.seed, self.settings.batch
+        if self.stream is None:
+            yield np.random.default_rng([seed, epoch]).permutation(len(self.train["x"]))[: self.rows]
+            return
+        for arrays in self.stream.pieces(seed, epoch):
+            self.train, n = self._here(arrays), len(arrays["x"])
+            yield np.arange(n - n % batch if self.settings.drop_last else n)
+
     def _epoch(self, epoch: int) -> float:
         """One pass over the events in an order of its own; the weighted mean loss."""
         import torch
 
-        n, batch = len(self.train["x"]), self.settings.batch
-        order = np.random.default_rng([self.settings.seed, epoch]).permutation(n)
-        if self.graphed is not None:
-            following = range(self.steps, self.steps + -(-n // batch))
-            self.steps = following.stop
-            rates = [self.settings.rate(k, self.all_steps) for k in following]
-            return self.graphed.epoch(order, rates) / float(self.train["weight"].double().sum())
-        loss = 0.0
-        for start in range(0, n, batch):
-            rows = order[start : start + batch]
-            shards = np.array_split(rows, self.settings.shards)
-            if self.at_step is not None:
-                self.at_step(self.steps, self.all_steps)
-            total = self._sum([torch.from_numpy(s).to(self.device) for s in shards])
-            norm = float(self.train["weight"][torch.from_numpy(rows).to(self.device)].double().sum())
-            loss += float(total[-1])
-            if norm > 0:
-                self._step(total[:-1] / norm)
-        return loss / float(self.train["weight"].double().sum())
+        loss = weight = 0.0
+        for order in self._orders(epoch):
+            if self.graphed is not None:
+                following = range(self.steps, self.steps + -(-len(order) // self.settings.batch))
+                self.steps = following.stop
+                rates = [self.settings.rate(k, self.all_steps) for k in following]
+                return self.graphed.epoch(order, rates) / float(self.train["weight"].double().sum())
+            for rows in torch.from_numpy(order).to(self.device).split(self.settings.batch):
+                if self.at_step is not None:
+                    self.at_step(self.steps, self.all_steps)
+                if self.settings.shards == 1:  # nothing is sent, so nothing is packed
+                    *gradient, total = self._gradients(rows, 0)
+                else:
+                    packed = self._sum(list(rows.tensor_split(self.settings.shards)))
+                    *gradient, total = packed.split([*self.sizes, 1])
+                norm = float(self.train["weight"][rows].double().sum())
+                loss, weight = loss + float(total), weight + norm
+                if norm > 0:
+                    self._step(gradient, norm)
+        if weight == 0:
+            raise InputError("weights of a training sample must not be all zero")
+        if self.stream is None and not self.settings.drop_last:
+            weight = float(self.train["weight"].double().sum())
+        return loss / weight
 
     def _sum(self, shards: list[Any]) -> Any:
         """Gradient (and loss, the last entry) of a batch: its shards', added in their order."""
@@ -196,39 +225,68 @@ class Trainer:
         import torch
 
         if len(rows) == 0:
-            return torch.zeros(sum(p.numel() for p in self.parameters) + 1, device=self.device)
+            return torch.zeros(sum(self.sizes) + 1, device=self.device)
+        return torch.cat([g.reshape(-1) for g in self._gradients(rows, shard)])
+
+    def _gradients(self, rows: Any, shard: int) -> tuple[Any, ...]:
+        """The gradient of every parameter, and the loss last: sums over these rows."""
+        import torch
+
         x, weight = self.train["x"][rows], self.train["weight"][rows]
         y = self.train["y"][rows] if "y" in self.train else None
-        loss = (self.loss(self.network, x, y, *self._generator(1, self.steps, shard)) * weight).sum()
+        with self._precision():
+            losses = self.loss(self.network, x, y, *self._generator(1, self.steps, shard))
+        loss = (
+            losses * weight
+        ).sum()  # of float32 weights: a sum in float32, whatever the losses were made in
         gradients = torch.autograd.grad(loss, self.parameters)
-        return torch.cat([*(g.reshape(-1) for g in gradients), loss.detach().reshape(1)])
+        return *gradients, loss.detach()
 
-    def _step(self, gradient: Any) -> None:
-        sizes = [p.numel() for p in self.parameters]
-        for parameter, part in zip(self.parameters, gradient.split(sizes), strict=True):
-            parameter.grad = part.reshape(parameter.shape)
-        set_rate(self.adam, self.settings.rate(self.steps, self.all_steps))
-        self.adam.step()
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Where a loss is computed."""
+        import torch
+
+        if self.settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _step(self, gradient: Sequence[Any], norm: float) -> None:
+        import torch
+
+        mean = torch._foreach_div(list(gradient), norm)  # pyright: ignore[reportPrivateImportUsage,reportCallIssue,reportArgumentType]
+        for parameter, part in zip(self.parameters, mean, strict=True):
+            parameter.grad = part if part.shape == parameter.shape else part.reshape(parameter.shape)
+        set_rate(self.optimiser, self.settings.rate(self.steps, self.all_steps))
+        self.optimiser.step()
         self.steps += 1
 
     def _validate(self) -> float:
-        """Weighted mean loss of the validation sample."""
+        """Weighted mean loss of the validation sample, in float32."""
         import torch
 
-        total = 0.0
+        total = weight = 0.0
+        start = 0
         self.network.eval()
         with torch.no_grad():
-            for start in range(0, len(self.held["x"]), _VALIDATION_BATCH):
-                part = {k: v[start : start + _VALIDATION_BATCH] for k, v in self.held.items()}
+            for part in self._held_parts():
                 loss = self.loss(self.network, part["x"], part.get("y"), *self._generator(2, start))
                 total += float((loss.double() * part["weight"].double()).sum())
+                weight += float(part["weight"].double().sum()) if self.held_stream is not None else 0.0
+                start += len(part["x"])
         self.network.train()
-        return total / float(self.held["weight"].double().sum())
+        return total / (weight or float(self.held["weight"].double().sum()))
+
+    def _held_parts(self) -> Iterator[dict[str, Any]]:
+        """The validation sample in its own order, batch by batch."""
+        stream = self.held_stream
+        for piece in [self.held] if stream is None else map(self._here, stream.pieces(None)):
+            for start in range(0, len(piece["x"]), _VALIDATION_BATCH):
+                yield {k: v[start : start + _VALIDATION_BATCH] for k, v in piece.items()}
 
     def _keep(self) -> None:
         """Validate, and remember this epoch's weights if they are to be kept."""
         done, state = self.done, self.state()
-        if self.held:
+        if self.held or self.held_stream is not None:
             done.validation_loss.append(self._validate())
         if self.settings.keep == "last":
             done.kept = [(done.epoch, state)]
@@ -246,8 +304,8 @@ class Trainer:
         done = self.done
         arrays = {f"now/{n}": a for n, a in self.state().items()}
         for name, parameter in zip(self.names, self.parameters, strict=True):
-            for moment in ("exp_avg", "exp_avg_sq"):
-                arrays[f"{moment}/{name}"] = self.adam.state[parameter][moment].cpu().numpy()
+            for moment in MOMENTS[self.settings.optimizer]:
+                arrays[f"{moment}/{name}"] = self.optimiser.state[parameter][moment].cpu().numpy()
         for epoch, state in done.kept:
             arrays |= {f"kept/{epoch}/{n}": a for n, a in state.items()}
         info = {
@@ -258,6 +316,8 @@ class Trainer:
             "resumed_from": done.resumed_from,
             "train_loss": done.train_loss,
             "validation_loss": done.validation_loss,
+            "epoch_s": done.epoch_s,
+            "epoch_cpu_s": done.epoch_cpu_s,
             "kept": [epoch for epoch, _ in done.kept],
         }
         with atomic(folder / CHECKPOINT) as temporary:
@@ -274,56 +334,12 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in zip(self.names, self.parameters, strict=True):
                 parameter.copy_(torch.from_numpy(arrays[f"now/{name}"]).to(self.device))
-                moments = {m: torch.from_numpy(arrays[f"{m}/{name}"]) for m in ("exp_avg", "exp_avg_sq")}
+                moments = {
+                    m: torch.from_numpy(arrays[f"{m}/{name}"]) for m in MOMENTS[self.settings.optimizer]
+                }
                 state = {"step": torch.tensor(float(info["steps"]))} | moments
-                self.adam.state[parameter] = {k: v.to(self.device) for k, v in state.items()}
+                self.optimiser.state[parameter] = {k: v.to(self.device) for k, v in state.items()}
         self.steps = info["steps"]
         self.done = progressed(info, arrays)
-        if self.done.epoch < self.settings.epochs:
+        if not over(self.done, self.settings):
             self.done.resumed_from = self.done.epoch
-
-
-def progressed(info: Mapping[str, Any], arrays: State) -> Progressed:
-    """The part of a checkpoint that is not the network now."""
-    kept = []
-    for epoch in info["kept"]:
-        prefix = f"kept/{epoch}/"
-        kept.append((epoch, {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}))
-    names = ("epoch", "wall_s", "resumed_from", "train_loss", "validation_loss")
-    return Progressed(**{n: info[n] for n in names}, kept=kept)
-
-
-def read_checkpoint(folder: Path, key: str) -> tuple[dict[str, Any], State] | None:
-    """The checkpoint in ``folder``: (description, arrays); None if there is none, a damaged one, or another task's.
-
-    A checkpoint only saves time, so one that cannot be trusted is not worth stopping for.
-    """
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    try:
-        info, arrays = read_arrays(path)
-    except InputError as error:
-        log.warning("training starts from nothing: %s", error)
-        return None
-    if info.get("key") != key:
-        log.info("%s belongs to other settings or data; training starts from nothing", path)
-        return None
-    return info, arrays
-
-
-def finish(done: Progressed, task: Task, settings: TrainSettings) -> TrainingResult:
-    """The result of a training whose last epoch is over."""
-    record = TrainingRecord(
-        tuple(done.train_loss),
-        tuple(done.validation_loss),
-        settings.learning_rate,
-        done.wall_s,
-        len(task.train.x) * done.epoch / done.wall_s if done.wall_s > 0 else 0.0,
-        done.epoch,
-        settings.workers,
-        settings.backend,
-        done.resumed_from,
-    )
-    states = tuple(state for _, state in done.kept)
-    return TrainingResult(states[0], record, states)

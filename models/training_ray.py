@@ -1,7 +1,8 @@
 """The same training loop on the workers of a Ray cluster (Ray Train's TorchTrainer), and Ray itself made quiet.
 
 Weights, moments and data pass through files in one folder, so a worker that is killed is started anew by Ray and goes
-on from the last finished epoch. Gradients travel through torch.distributed (gloo).
+on from the last finished epoch. Gradients travel through torch.distributed (gloo; between GPUs nccl). A sample that is in Parquet
+files is read and scaled by tasks of Ray Data (`training_stream_ray`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ElsewhereError, FitError
+from ..errors import ConfigError, ElsewhereError, FitError
 from ..workspace import atomic
 from .arrays import write_arrays
+from .device import chosen, on
 from .networks.dense import one_thread
-from .training_loop import CHECKPOINT, Trainer, finish, progressed, read_checkpoint, task_key
+from .training_checkpoint import CHECKPOINT, finish, over, progressed, read_checkpoint, task_key
+from .training_loop import Trainer
+from .training_stream import ParquetSample
+from .training_stream_ray import by_ray_data
 from .training_task import Progress, Sample, Task, TrainingResult, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -114,9 +119,16 @@ class _Distributed:
 
     def same(self, value: int) -> bool:
         """Whether all ranks gave the same number."""
+        return len(set(self._numbers(value))) == 1
+
+    def first(self, value: int) -> int:
+        """What rank 0 gave."""
+        return self._numbers(value)[0]
+
+    def _numbers(self, value: int) -> list[int]:
         import torch
 
-        return len({int(t) for t in self.gather(torch.tensor([value]))}) == 1
+        return [int(t) for t in self.gather(torch.tensor([value], device=chosen()))]
 
 
 def _loop(config: dict[str, Any]) -> None:
@@ -126,7 +138,9 @@ def _loop(config: dict[str, Any]) -> None:
     folder = Path(config["folder"])
     arrays = load_file(folder / _DATA)
 
-    def sample(name: str) -> Sample | None:
+    def sample(name: str) -> Sample | ParquetSample | None:
+        if name in config["files"]:
+            return config["files"][name]
         found = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
         return Sample(**found) if found else None
 
@@ -137,8 +151,8 @@ def _loop(config: dict[str, Any]) -> None:
     task = Task(config["build"], config["config"], config["loss"], *rest)
 
     # No ray.train.report: it waits for the controller's next poll, 2 s per epoch, and tells what the checkpoint holds.
-    with one_thread():
-        Trainer(task, config["settings"], _Distributed()).run(folder, config["key"], None)
+    with one_thread(), on(config["device"]):
+        Trainer(task, config["settings"], _Distributed(), by_ray_data).run(folder, config["key"], None)
 
 
 def train_on_ray(
@@ -154,10 +168,12 @@ def train_on_ray(
     found = read_checkpoint(folder, key)
     if found is None:
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of another task
-    elif found[0]["epoch"] == settings.epochs:
-        return finish(progressed(*found), task, settings)
+    elif over(done := progressed(*found), settings):
+        return finish(done, task, settings)
     _write_data(task, folder)
-    with ray_session(settings.ray_address, settings.workers), _watched(folder, key, progress):
+    with ray_session(settings.ray_address, settings.workers) as ray, _watched(folder, key, progress):
+        if chosen() == "cuda":
+            _check_gpus(ray, settings.workers)
         _fit(task, settings, folder, key)
     found = read_checkpoint(folder, key)
     if found is None:
@@ -168,9 +184,22 @@ def train_on_ray(
     return finish(progressed(*found), task, settings)
 
 
+def _check_gpus(ray: Any, workers: int) -> None:
+    """Ray would wait for GPUs that never come."""
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if there < workers:
+        raise ConfigError(
+            f"{workers} workers need a GPU each, and this Ray cluster has {there}; ask for fewer workers"
+        )
+
+
+def _samples(task: Task) -> dict[str, Sample | ParquetSample | None]:
+    return {"train": task.train, "validation": task.validation}
+
+
 def _write_data(task: Task, folder: Path) -> None:
-    samples = {"train": task.train, "validation": task.validation}
-    arrays = {f"{n}/{k}": v for n, s in samples.items() if s is not None for k, v in s.arrays().items()}
+    samples = {n: s for n, s in _samples(task).items() if isinstance(s, Sample)}
+    arrays = {f"{n}/{k}": v for n, s in samples.items() for k, v in s.arrays().items()}
     with atomic(folder / _DATA) as temporary:
         write_arrays(temporary, arrays)
 
@@ -180,6 +209,7 @@ def _fit(task: Task, settings: TrainSettings, folder: Path, key: str) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    on_gpu = chosen() == "cuda"
     trainer = TorchTrainer(
         _loop,
         train_loop_config={
@@ -188,12 +218,16 @@ def _fit(task: Task, settings: TrainSettings, folder: Path, key: str) -> None:
             "loss": task.loss,
             "draws": task.draws,
             "settings": settings,
+            "files": {n: s for n, s in _samples(task).items() if isinstance(s, ParquetSample)},
+            "device": chosen(),
             "folder": str(folder),
             "key": key,
         },
-        torch_config=TorchConfig(backend="gloo"),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=settings.workers, use_gpu=False, resources_per_worker={"CPU": 1}
+            num_workers=settings.workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if on_gpu else {}),
         ),
         run_config=RunConfig(
             name=f"train-{key[:12]}",

@@ -310,7 +310,25 @@ def _regions() -> Features:
     return Regions()
 
 
-BUILT_IN: Mapping[str, Callable[[], Features]] = {"dijet": Dijet, "l1": Level1, "regions": _regions}
+def _constituents() -> Features:
+    from .constituents import Constituents  # which needs this module
+
+    return Constituents()
+
+
+def _objects() -> Features:
+    from .objects import ReconstructedObjects  # which needs this module
+
+    return ReconstructedObjects()
+
+
+BUILT_IN: Mapping[str, Callable[[], Features]] = {
+    "dijet": Dijet,
+    "l1": Level1,
+    "regions": _regions,
+    "constituents": _constituents,
+    "objects": _objects,
+}
 
 
 def load_features(name: str, folder: Path | None = None) -> Features:

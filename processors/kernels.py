@@ -80,7 +80,7 @@ def sums_kernel(
 
 
 @nb.njit(inline="always")
-def _hardest(pt: Array, use: NDArray[np.bool_], start: int, stop: int, taken: NDArray[np.int64]) -> int:
+def hardest(pt: Array, use: NDArray[np.bool_], start: int, stop: int, taken: NDArray[np.int64]) -> int:
     """Indices of the used objects of highest pT into ``taken``, hardest first, as many as fit; returns how many."""
     most, count, last = len(taken), 0, np.inf
     for k in range(start, stop):  # files hold them in this order already, nearly always
@@ -121,7 +121,7 @@ def leading_kernel(
     """
     taken = np.empty(most, np.int64)
     for i in range(len(offsets) - 1):
-        count = _hardest(pt, use, offsets[i], offsets[i + 1], taken)
+        count = hardest(pt, use, offsets[i], offsets[i + 1], taken)
         for j in range(count):
             k = taken[j]
             out[i, column + 3 * j] = pt[k]

@@ -28,7 +28,7 @@ class _Every:
 
 @click.group()
 def main() -> None:
-    """Event sets for resonant searches and the trigger."""
+    """Event sets for resonant searches, the trigger and jets with constituents."""
 
 
 @main.command("set")

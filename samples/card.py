@@ -35,6 +35,21 @@ class EarlyCut:
 
 
 @dataclass(frozen=True)
+class JetCut:
+    """Which leading jet an event is kept for: anti-kT of ``radius``, ``pt`` from .. to in GeV, |eta| below ``max_eta``.
+
+    ``match``: PDG codes without sign, one of which must be a particle of the hard process within ``radius`` of the jet's
+    axis; with ``contained`` all that it decays to there too.
+    """
+
+    radius: float
+    pt: tuple[float, float]
+    max_eta: float
+    match: tuple[int, ...] = ()
+    contained: bool = False
+
+
+@dataclass(frozen=True)
 class Card:
     """One process: Pythia commands, selection, and what it means.
 
@@ -43,10 +58,15 @@ class Card:
     adds the calorimeter regions; cards with the same ``pool`` draw their pile-up from the same collisions ("": of its own).
     Dijet cards only: ``mass_window`` keeps only events with m_jj inside, GeV; ``early`` gives hopeless events up soon;
     ``drawn`` are numbers in the commands that the seed decides, name -> (low, high), as ``{name}``.
+    Cards of jets only: ``jet``, the selection; ``shower_weights``, the factor by which the scales of the shower's weights
+    (PSWeight) differ from 1, 0 for none; ``hard``, the card whose hard processes this one showers again: cards with the same
+    one carry the same run, and the same event numbers for the same hard process.
+    Cards of reconstructed objects ("reco") have ``pileup`` and ``pool`` as those of level 1; ``redecays``: how often the taus
+    and heavy hadrons of an event decay in search of a lepton, see `redecay`, 0 for once.
     """
 
     name: str
-    kind: Literal["dijet", "l1"]
+    kind: Literal["dijet", "l1", "jets", "reco"]
     meaning: str
     run: int
     commands: tuple[str, ...]
@@ -58,12 +78,17 @@ class Card:
     drawn: dict[str, tuple[float, float]] = field(default_factory=dict)
     regions: bool = False
     pool: str = ""
+    jet: JetCut | None = None
+    shower_weights: float = 0.0
+    hard: str = ""
+    redecays: int = 0
 
     @property
     def digest(self) -> str:
         """sha256 of what decides the events: not of the words about them, nor of what the card does not use."""
         what = {k: v for k, v in asdict(self).items() if k not in ("meaning", "reference")}
         unused = {"substructure": "standard", "early": None, "drawn": {}, "regions": False, "pool": ""}
+        unused |= {"jet": None, "shower_weights": 0.0, "hard": "", "redecays": 0}
         what = {k: v for k, v in what.items() if k not in unused or v != unused[k]}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -85,7 +110,8 @@ class Card:
 class Family:
     """Cards that differ in whole numbers: FAMILY_A_B is the card with {A} and {B} in its commands.
 
-    ``parameters``: name -> the values on the grid; ``run`` is that of the first point, one more for each further.
+    ``parameters``: name -> the values on the grid; ``run`` is that of the first point, one more for each further. What
+    follows from a parameter stands under ``derived``: name -> {from: parameter, of: {value: what}}.
     """
 
     name: str
@@ -103,11 +129,13 @@ class Family:
                 raise ConfigError(
                     f"{self.name}: {name} = {value} is not one of {', '.join(map(str, allowed))}"
                 )
-        given = dict(zip(self.parameters, values, strict=True))
-        commands = [c.format(**given) for c in self.raw["commands"]]
+        given: dict[str, Any] = dict(zip(self.parameters, values, strict=True))
         where = ", ".join(f"{k} = {v}" for k, v in given.items())
+        for name, table in self.raw.get("derived", {}).items():
+            given[name] = table["of"][given[table["from"]]]
+        commands = [c.format(**given) for c in self.raw["commands"]]
         raw = {
-            **self.raw,
+            **{k: v for k, v in self.raw.items() if k != "derived"},
             "name": "_".join([self.name, *map(str, values)]),
             "meaning": f"{self.raw['meaning']}: {where}",
             "run": self.raw["run"] + self.points().index(tuple(values)),
@@ -124,6 +152,10 @@ def _card(raw: Mapping[str, Any]) -> Card:
         early = dict(one["early"])
         early["mass"] = tuple(early["mass"]) if early.get("mass") else None
         one["early"] = EarlyCut(**early)
+    if one.get("jet"):
+        jet = dict(one["jet"])
+        low, high = jet["pt"]
+        one["jet"] = JetCut(**{**jet, "pt": (float(low), float(high)), "match": tuple(jet.get("match", ()))})
     if one.get("drawn"):
         one["drawn"] = {k: (float(low), float(high)) for k, (low, high) in one["drawn"].items()}
     return Card(**one)
@@ -133,7 +165,22 @@ def _card(raw: Mapping[str, Any]) -> Card:
 def _raw() -> dict[str, dict[str, Any]]:
     found = files("elsewhere.samples").joinpath("cards").iterdir()
     paths = sorted((p for p in found if p.name.endswith(".yaml")), key=lambda p: p.name)
-    return {p.name.removesuffix(".yaml"): yaml.safe_load(p.read_text()) for p in paths}
+    return _versions({p.name.removesuffix(".yaml"): yaml.safe_load(p.read_text()) for p in paths})
+
+
+def _versions(raw: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A card with ``versions`` (name -> further commands) as one card each, CARD_VERSION, with the same run."""
+    out: dict[str, dict[str, Any]] = {}
+    for name, one in raw.items():
+        versions = one.get("versions")
+        if versions is None:
+            out[name] = one
+            continue
+        common = {k: v for k, v in one.items() if k != "versions"}
+        for version, more in versions.items():
+            words = {"name": f"{name}_{version}", "meaning": f"{one['meaning']}: {version}"}
+            out[f"{name}_{version}"] = {**common, **words, "commands": [*one["commands"], *more]}
+    return out
 
 
 def card_names() -> list[str]:

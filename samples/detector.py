@@ -18,6 +18,9 @@ PHI_CELLS = 72
 ETA_STEP = 0.087
 ETA_MAX = 5.0
 ETA_CELLS = 2 * int(ETA_MAX / ETA_STEP) + 2
+#: Columns of a candidate: pT, eta, phi and, where asked for, what it is taken for (a PDG code).
+KINEMATIC, LABELLED = 3, 4
+PHOTON, NEUTRAL_HADRON = 22, 130
 
 
 @nb.njit(cache=True, nogil=True)
@@ -94,8 +97,18 @@ def _flow_towers(
             pt = left / math.cosh(eta)
             out[n, 0], out[n, 1] = pt, eta
             out[n, 2] = -math.pi + (j + np.random.random()) * 2 * math.pi / PHI_CELLS
+            if out.shape[1] == LABELLED:
+                out[n, 3] = PHOTON if electromagnetic else NEUTRAL_HADRON
             n += 1
     return n
+
+
+@nb.njit(cache=True, nogil=True)
+def _track_code(kind: int, charge: int) -> int:
+    """PDG code of a track: electrons and muons are told from hadrons, hadrons are all pions."""
+    if kind == 0:
+        return 211 * charge
+    return -11 * charge if kind == 1 else -13 * charge
 
 
 @nb.njit(cache=True, nogil=True)
@@ -105,7 +118,8 @@ def simulate_event(
 ) -> tuple[int, int]:  # fmt: skip
     """Energy-flow candidates (pT, eta, phi) of one event into ``out``, tracks first; returns how many, and how many tracks.
 
-    ``kind``: 0 hadron, 1 photon or electron, 2 muon. GeV and radians; candidates are massless.
+    ``kind``: 0 hadron, 1 photon or electron, 2 muon. GeV and radians; candidates are massless. Where ``out`` has four columns
+    the last is a PDG code: 211, 11 and 13 with the track's charge, 22 what the ECAL saw beyond tracks, 130 the HCAL.
     """
     np.random.seed(seed)
     ecal = np.zeros((ETA_CELLS, PHI_CELLS))
@@ -128,6 +142,8 @@ def simulate_event(
             if seen:
                 smeared = _log_normal(pt[k], pt[k] * _track_resolution(pt[k], eta[k]))
                 out[n, 0], out[n, 1], out[n, 2] = smeared, eta[k], phi[k]
+                if out.shape[1] == LABELLED:
+                    out[n, 3] = _track_code(kind[k], charge[k])
                 n += 1
         if kind[k] == 2:
             continue
@@ -148,20 +164,23 @@ def simulate_event(
 @nb.njit(cache=True, nogil=True)
 def simulate_batch(
     offsets: NDArray[np.int64], pt: NDArray[np.float64], eta: NDArray[np.float64], phi: NDArray[np.float64],
-    kind: NDArray[np.int8], charge: NDArray[np.int8], seeds: NDArray[np.int64], most: int,
+    kind: NDArray[np.int8], charge: NDArray[np.int8], seeds: NDArray[np.int64], most: int, columns: int = KINEMATIC,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
-    """Candidates of many events: (offsets (n+1,), (total, 3) of pT, eta, phi, (n,) how many of each event are tracks)."""
+    """Candidates of many events: (offsets (n+1,), (total, columns), (n,) how many of each event are tracks).
+
+    ``columns``: `KINEMATIC` for pT, eta, phi; `LABELLED` for the PDG code as a fourth.
+    """
     n = len(offsets) - 1
-    room = np.empty((most, 3))
+    room = np.empty((most, columns))
     counts = np.zeros(n + 1, np.int64)
     tracks = np.zeros(n, np.int64)
-    whole = np.empty((n * 700 + most, 3))
+    whole = np.empty((n * 700 + most, columns))
     used = 0
     for i in range(n):
         a, b = offsets[i], offsets[i + 1]
         m, tracks[i] = simulate_event(pt[a:b], eta[a:b], phi[a:b], kind[a:b], charge[a:b], seeds[i], room)
         if used + m > len(whole):
-            bigger = np.empty((2 * len(whole) + m, 3))
+            bigger = np.empty((2 * len(whole) + m, columns))
             bigger[:used] = whole[:used]
             whole = bigger
         whole[used : used + m] = room[:m]

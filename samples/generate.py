@@ -66,6 +66,14 @@ def make_chunk(name: str, seed: int, chunk: int, folder: str, size: int = CHUNK)
         from .dijets import make_dijets
 
         columns, generated = make_dijets(card, seed, chunk, size)
+    elif card.kind == "jets":
+        from .constituents import make_jets
+
+        columns, generated = make_jets(card, seed, chunk, size)
+    elif card.kind == "reco":
+        from .reco import make_reco
+
+        columns, generated = make_reco(card, seed, chunk, size, Path(folder))
     else:
         from .level1 import make_crossings
 
@@ -101,19 +109,22 @@ def spread(jobs: Sequence[Job], folder: Path, workers: int, client: Any) -> Iter
 
 def make_card_pools(name: str, seed: int, folder: str) -> None:
     """Make the pile-up pools of a card unless they are there. Runs on a worker."""
+    from .overlay import make_pool
     from .towers import make_pools
 
-    make_pools(load_card(name), seed, Path(folder))
+    card = load_card(name)
+    (make_pool if card.kind == "reco" else make_pools)(card, seed, Path(folder))
 
 
 def spread_pools(names: Sequence[str], seed: int, folder: Path, workers: int) -> None:
     """Make the pile-up pools of all these cards, one process each: workers that need one at once would all make it."""
-    cards = [card for card in map(load_card, dict.fromkeys(names)) if card.kind == "l1"]
+    cards = [card for card in map(load_card, dict.fromkeys(names)) if card.kind in ("l1", "reco")]
     if not cards:
         return
-    from .towers import pool_path
+    from . import overlay, towers
 
-    paths = {pool_path(card, seed, folder): card.name for card in cards}
+    where = {"l1": towers.pool_path, "reco": overlay.pool_path}
+    paths = {where[card.kind](card, seed, folder): card.name for card in cards}
     missing = [name for path, name in paths.items() if not path.exists()]
     if workers == 1 or len(missing) <= 1:
         for name in missing:
@@ -143,6 +154,7 @@ def simulate(
 ) -> SimulationReport:
     """Generate ``events`` selected events of a card into ``out`` (ROOT), with ``out``.json beside it.
 
+    Of a card that showers hard processes again it is those of ``events`` of them that pass.
     Chunks are cached, so a killed run goes on where it was and a longer run starts with the shorter one's events.
     The events are the same whatever the number of workers. ``client``: a ``distributed.Client`` instead of local
     processes. Raises `ElsewhereError` where Pythia or FastJet is missing.
@@ -160,10 +172,13 @@ def simulate(
         raise IncompleteError(
             f"{card}: {chunks - len(generated)} of {chunks} chunks are missing; run it again"
         )
-    columns = {k: v[:events] for k, v in read_chunks(folder, known, seed, range(chunks)).items()}
+    columns = read_chunks(folder, known, seed, range(chunks))
+    # A card that showers again has fewer events than hard processes: the first ``events`` of those.
+    kept = int(np.sum(columns["event"] <= events)) if known.hard else events
+    columns = {k: v[:kept] for k, v in columns.items()}
     write_nano(out, columns)
     total = sum(generated.values()) * events // (chunks * CHUNK)
-    report = SimulationReport(card, seed, events, total, str(out), file_digest(out))
+    report = SimulationReport(card, seed, kept, total, str(out), file_digest(out))
     write_json(out.with_suffix(".json"), {**asdict(report), **_provenance(known)})
     return report
 
@@ -173,6 +188,8 @@ def _column(values: ak.Array) -> Any:
     packed = ak.to_packed(values)
     if packed.ndim == 1 and not packed.fields:
         return np.asarray(ak.to_numpy(packed))
+    if not packed.fields:
+        return ak.drop_none(packed)
     return ak.zip({k: ak.drop_none(packed[k]) for k in packed.fields})
 
 

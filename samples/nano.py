@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ..workspace import atomic
 
-#: Mantissa bits kept per float branch (NanoAOD keeps about 10 to 12), and of collections that are only looked at.
+#: Mantissa bits kept per float branch (NanoAOD keeps about 10 to 12), and of collections that are only looked at; candidates
+#: keep more, so that their angle to the jet's axis does.
 MANTISSA_BITS = 10
-COARSE_BITS = {"Jet": 8, "GenPart": 8}
+OTHER_BITS = {"Jet": 8, "GenPart": 8, "PFCands": 12}
 
 
 def truncate(values: NDArray[Any], bits: int = MANTISSA_BITS) -> NDArray[np.float32]:
@@ -45,7 +46,9 @@ def _truncated(name: str, values: Any) -> Any:
     """A collection with its float fields rounded to the bits of its name; flat branches as they are."""
     if not isinstance(values, ak.Array):
         return values
-    bits = COARSE_BITS.get(name, MANTISSA_BITS)
+    bits = OTHER_BITS.get(name, MANTISSA_BITS)
+    if not values.fields:
+        return ak.unflatten(truncate(ak.to_numpy(ak.flatten(values)), bits), ak.num(values))
     counts = ak.num(values[values.fields[0]])
 
     def rounded(field: str) -> ak.Array:
@@ -72,6 +75,21 @@ EMPTY: dict[str, tuple[str, ...]] = {
     "SubJet": ("p4",),
     "Tau": ("p4", "charge", "genPartIdx", "jetIdx"),
 }
+#: The same for files with constituents, which are PFNano.
+EMPTY_PF: dict[str, tuple[str, ...]] = {
+    "FatJet": ("electronIdx3SJ", "muonIdx3SJ"),
+    "FatJetSVs": ("jetIdx", "sVIdx"),
+    "GenCands": ("p4", "charge", "pdgId"),
+    "GenFatJetCands": ("jetIdx", "pFCandsIdx"),
+    "GenFatJetSVs": ("jetIdx", "sVIdx"),
+    "GenJetCands": ("jetIdx", "pFCandsIdx"),
+    "GenJetSVs": ("jetIdx", "sVIdx"),
+    "JetPFCands": ("jetIdx", "pFCandsIdx"),
+    "JetSVs": ("jetIdx", "sVIdx"),
+    "SubGenJetAK8": ("p4",),
+    "SubJet": ("subGenJetAK8Idx",),
+    "SV": ("p4",),
+}
 
 
 def _dtype(name: str) -> np.dtype[Any]:
@@ -88,7 +106,9 @@ def complete(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Add the collections and index columns that NanoAODSchema looks for; an index that points nowhere is -1."""
     n = len(columns["run"])
     out = dict(columns)
-    for name, asked in EMPTY.items():
+    more = EMPTY_PF if "PFCands" in columns else {}
+    for name in dict.fromkeys([*EMPTY, *more]):
+        asked = EMPTY.get(name, ()) + more.get(name, ())
         fields = [f for a in asked for f in (("pt", "eta", "phi", "mass") if a == "p4" else (a,))]
         if name not in out:
             none = {f: np.zeros(0, _dtype(f)) for f in fields}
@@ -118,8 +138,8 @@ def _runs(columns: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 def write_nano(path: Path, columns: Mapping[str, Any], basket: int = 50_000, level: int = 22) -> None:
     """Write Events, Runs and LuminosityBlocks in one rename.
 
-    ``columns``: run, luminosityBlock, event, genWeight (n,), any flat branch, and collections (awkward records),
-    which become nNAME and NAME_field. zstd at its highest ``level`` (the offsets of jagged branches then cost a quarter),
+    ``columns``: run, luminosityBlock, event, genWeight (n,), any flat branch, lists of floats, which become nNAME and NAME,
+    and collections (awkward records), which become nNAME and NAME_field. zstd at its highest ``level`` (the offsets of jagged branches then cost a quarter),
     ``basket`` events per basket.
     """
     columns = {k: _truncated(k, v) for k, v in complete(columns).items()}

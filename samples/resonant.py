@@ -1,4 +1,4 @@
-"""Event sets for resonant searches and the trigger: which parts they have, made chunk by chunk into the user's cache, with a manifest.
+"""Event sets for resonant searches, the trigger and jets: which parts they have, made chunk by chunk into the user's cache, with a manifest.
 
 A part is a range of chunks of one card and one seed, so that no two parts of a set share an event, parts of a larger set
 begin with those of a smaller one, and what is made does not depend on who makes it or how often it was interrupted.
@@ -21,33 +21,15 @@ from ..errors import ConfigError, IncompleteError
 from ..workspace import file_digest, read_json, write_json
 from . import generate
 from .card import load_card, load_family
+from .jetsets import JET_SETS, jet_sets
+from .mixture import mixture_sets
 from .nano import write_nano
+from .parts import Part
 
 #: Chunks per ROOT file: 100,000 events.
 FILE_CHUNKS = 50
 #: A chunk number that no set uses: where rates are measured.
 TRIAL = 10_000_000
-
-
-@dataclass(frozen=True)
-class Part:
-    """``chunks`` chunks of a card from number ``first``; ``meaning``: what a benchmark does with them."""
-
-    name: str
-    card: str
-    first: int
-    chunks: int
-    meaning: str
-
-    @property
-    def numbers(self) -> range:
-        """The numbers of its chunks."""
-        return range(self.first, self.first + self.chunks)
-
-    @property
-    def events(self) -> int:
-        """Selected events."""
-        return self.chunks * generate.CHUNK
 
 
 def _region(data: int, template: int, test: int, supervised: int, card: str = "qcd_region") -> list[Part]:
@@ -130,6 +112,8 @@ def _sets() -> dict[str, tuple[Part, ...]]:
         "shapes": (*_region(15, 15, 40, 30, "qcd_region_full"), *_signal(7, 14, 14, "wprime_qq_full")),
         "paws": tuple(_grid()),
         "trigger": _trigger(100, 150, 30, 3),
+        **jet_sets(),
+        **mixture_sets(),
     }  # fmt: skip
 
 
@@ -155,7 +139,8 @@ def parts_of(name: str) -> tuple[Part, ...]:
 
 def set_folder(name: str, seed: int) -> Path:
     """Where a set is kept: beside the chunks in the user's cache."""
-    kind = "trigger" if name == "trigger" else "resonant"
+    kinds = {"trigger": "trigger", "adc": "objects", **dict.fromkeys(JET_SETS, "jets")}
+    kind = kinds.get(name, "resonant")
     return generate.cache_folder().parent / kind / f"{ALIASES.get(name, name)}-{seed}"
 
 
@@ -220,6 +205,11 @@ def content_digest(columns: Mapping[str, Any]) -> str:
         if not isinstance(values, ak.Array):
             total.update(f"{name} {values.dtype}".encode() + np.ascontiguousarray(values).tobytes())
             continue
+        if not values.fields:
+            flat = np.ascontiguousarray(ak.to_numpy(ak.flatten(values)))
+            total.update(np.asarray(ak.to_numpy(ak.num(values)), np.int64).tobytes())
+            total.update(f"{name} {flat.dtype}".encode() + flat.tobytes())
+            continue
         total.update(np.asarray(ak.to_numpy(ak.num(values[values.fields[0]])), np.int64).tobytes())
         for field in sorted(values.fields):
             flat = np.ascontiguousarray(ak.to_numpy(ak.flatten(values[field])))
@@ -230,20 +220,26 @@ def content_digest(columns: Mapping[str, Any]) -> str:
 def _assemble(part: Part, seed: int, folder: Path, cache: Path) -> Made:
     """The ROOT files of a part whose chunks are all there."""
     card = load_card(part.card)
-    files, digests = [], []
+    files, digests, events = [], [], 0
     for number, start in enumerate(range(0, part.chunks, FILE_CHUNKS)):
         columns = generate.read_chunks(cache, card, seed, part.numbers[start : start + FILE_CHUNKS])
+        if part.take:
+            columns = {k: v[: part.take - events] for k, v in columns.items()}
         path = folder / f"{part.name}_{number:03d}.root"
-        # Regions are most of such a file, and the highest level takes longer than making them.
-        write_nano(path, columns, level=5 if "L1CaloRegion" in columns else 22)
+        # Regions or constituents are most of such a file, and the highest level takes longer than making them.
+        write_nano(path, columns, level=5 if "L1CaloRegion" in columns or "PFCands" in columns else 22)
         files.append((path.name, file_digest(path)))
         digests.append(content_digest(columns))
+        events += len(columns["run"])
     records = [
         read_json(generate.chunk_path(cache, card, seed, i).with_suffix(".json")) for i in part.numbers
     ]
+    generated = sum(r["generated"] for r in records)
+    if part.take:
+        generated = generated * part.take // (part.chunks * generate.CHUNK)
     return Made(
-        part.name, part.card, card.digest, seed, part.first, part.chunks, part.events,
-        sum(r["generated"] for r in records), round(sum(r.get("cpu_s", 0.0) for r in records), 3),
+        part.name, part.card, card.digest, seed, part.first, part.chunks, events,
+        generated, round(sum(r.get("cpu_s", 0.0) for r in records), 3),
         hashlib.sha256("".join(digests).encode()).hexdigest(), tuple(files), part.meaning,
     )  # fmt: skip
 
@@ -255,11 +251,12 @@ def _known(parts: Sequence[Part], seed: int, folder: Path) -> dict[str, Made]:
     old = read_set("", seed, folder).parts
 
     def same(part: Part) -> bool:
-        made = old.get(part.name)
+        made, card = old.get(part.name), load_card(part.card)
         return (
             made is not None
-            and (made.card, made.digest, made.seed) == (part.card, load_card(part.card).digest, seed)
-            and (made.first, made.chunks, made.events) == (part.first, part.chunks, part.events)
+            and (made.card, made.digest, made.seed) == (part.card, card.digest, seed)
+            and (made.first, made.chunks) == (part.first, part.chunks)
+            and (made.generated if card.hard else made.events) == part.events
             and made.intact(folder)
         )
 
@@ -299,7 +296,7 @@ def make_set(
     missing = [p for p in parts if p.name not in made]
     waiting = {(p.card, seed, i): p for p in missing for i in p.numbers}
     left = {p.name: p.chunks for p in missing}
-    done = sum(p.events for p in made.values())
+    done = sum(p.events for p in parts if p.name in made)
     generate.spread_pools([p.card for p in missing], seed, chunks, workers if client is None else 1)
     for job, _ in generate.spread(list(waiting), chunks, workers, client):
         part = waiting.pop(job)
@@ -336,6 +333,19 @@ def _trial(name: str, size: int, first: int) -> float:
         load_pools(card, 1, cache)
         started = time.process_time()
         make_crossings(card, 1, first, size, cache)
+    elif card.kind == "jets":
+        from .constituents import make_jets
+
+        started = time.process_time()
+        make_jets(card, 1, first, size)
+    elif card.kind == "reco":
+        from .overlay import load_pool
+        from .reco import make_reco
+
+        cache.mkdir(parents=True, exist_ok=True)
+        load_pool(card, 1, cache)
+        started = time.process_time()
+        make_reco(card, 1, first, size, cache)
     else:
         from .dijets import make_dijets
 
@@ -350,12 +360,13 @@ def estimate(name: str, trial: int = 600) -> list[Cost]:
     Pools of pile-up are made where they are missing, which takes minutes, and are not counted.
     """
     events: dict[str, int] = {}
+    first: dict[str, str] = {}
     for part in parts_of(name):
         stem = part.card.rstrip("0123456789_") if part.card.startswith("paws") else part.card
         events[stem] = events.get(stem, 0) + part.events
+        first.setdefault(stem, part.card)
     out = []
     for stem, count in events.items():
-        first = next(p.card for p in parts_of(name) if p.card.startswith(stem))
-        _trial(first, 1, TRIAL)  # compiles
-        out.append(Cost(stem, count, _trial(first, trial, TRIAL + 1) / trial))
+        _trial(first[stem], 1, TRIAL)  # compiles
+        out.append(Cost(stem, count, _trial(first[stem], trial, TRIAL + 1) / trial))
     return out

@@ -25,6 +25,8 @@ TOP = {
     "fronts",
     "report_front",
     "report_training",
+    "interpreting",
+    "report_interpretation",
     "reports",
     "report_hunt",
     "report_trigger",

@@ -460,9 +460,18 @@ def test_studies_are_a_stage_where_they_are_asked_for(tmp_path):
     raw = yaml.safe_load(ASKED)
     search = Search(SearchConfig.model_validate(raw), tmp_path, Workspace(tmp_path))
     names = {s.name: s.after for s in stages(search)}
-    assert list(names) == ["process", "train", "score", "hunt", "limits", "studies", "report"]
+    assert list(names) == [
+        "process",
+        "train",
+        "score",
+        "hunt",
+        "limits",
+        "studies",
+        "interpretation",
+        "report",
+    ]
     assert names["studies"] == ("hunt",)
-    assert names["report"] == ("limits", "studies")
+    assert names["report"] == ("limits", "studies", "interpretation")
     raw.pop("studies")
     search = Search(SearchConfig.model_validate(raw), tmp_path, Workspace(tmp_path))
     assert "studies" not in [s.name for s in stages(search)]

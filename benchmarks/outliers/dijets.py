@@ -83,7 +83,7 @@ def main() -> None:
                 f"{(time.process_time() - start) / TRIALS:.0f} s{said}",
                 flush=True,
             )
-    publish("outliers", out)
+    publish("outliers", out, beside=True)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def translated(jets: Objects, generator: Any, width: float = 1.0) -> Objects:
 def dropped(jets: Objects, generator: Any, p: float = 0.5) -> Objects:
     """DarkCLR's anomalous view: each constituent lost with probability ``p``, the rest scaled to the jet's pT and centred.
 
+    It is not sorted again, as the published one is: the order of slots means nothing to a set encoder.
     A jet that would lose all is drawn again, after `REDRAWS` draws it keeps its hardest. Raises `ConfigError` for p outside [0, 1).
     """
     import torch
@@ -106,3 +107,21 @@ def dropped(jets: Objects, generator: Any, p: float = 0.5) -> Objects:
     out = jets.kept(torch.where(lost, hardest & jets.there, keep))
     scale = jets.pt.sum(dim=1, keepdim=True) / out.pt.sum(dim=1, keepdim=True).clamp(min=1e-12)
     return centred(out.changed(pt=out.pt * scale))
+
+
+def symmetric_views(jets: Objects, generator: Any) -> tuple[Objects, Objects]:
+    """JetCLR's two views: both rotated and translated; the second with two passes of splits and its soft constituents moved."""
+    one, other = rotated(jets, generator), rotated(jets, generator)
+    other = position_smeared(split(other, generator), generator)
+    return translated(one, generator), translated(other, generator)
+
+
+def dark_views(jets: Objects, generator: Any, p: float = 0.5) -> tuple[Objects, Objects, Objects]:
+    """DarkCLR's jet, its physical view and its anomalous one, all under one rotation, the second turned once more.
+
+    Each is translated by itself, after the anomalous one was centred again: where a jet lies tells nothing.
+    """
+    one = rotated(jets, generator)
+    views = one, rotated(one, generator), dropped(one, generator, p)
+    first, second, third = (translated(view, generator) for view in views)
+    return first, second, third

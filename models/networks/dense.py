@@ -60,8 +60,8 @@ def load_weights(network: Any, state: Mapping[str, NDArray[Any]]) -> Any:
     return network.eval()
 
 
-def evaluate(network: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``network(x)`` for x (n, d) on one thread, in batches of exactly `BATCH` rows, the last one padded with zeros.
+def evaluate(network: Any, x: NDArray[np.float32], batch: int = BATCH) -> NDArray[np.float32]:
+    """``network(x)`` for x (n, d) on one thread, in batches of exactly ``batch`` rows, the last one padded with zeros.
 
     Matrix products of other shapes may add in another order; so an event's output does not depend on its company.
     """
@@ -69,10 +69,10 @@ def evaluate(network: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
     parts: list[NDArray[np.float32]] = []
     with one_thread(), torch.inference_mode():
-        for start in range(0, len(x), BATCH):
-            rows = full = np.ascontiguousarray(x[start : start + BATCH], dtype=np.float32)
-            if len(rows) < BATCH:
-                full = np.zeros((BATCH, x.shape[1]), dtype=np.float32)
+        for start in range(0, len(x), batch):
+            rows = full = np.ascontiguousarray(x[start : start + batch], dtype=np.float32)
+            if len(rows) < batch:
+                full = np.zeros((batch, x.shape[1]), dtype=np.float32)
                 full[: len(rows)] = rows
             parts.append(network(torch.from_numpy(full)).numpy()[: len(rows)])
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ..training_loop import Trainer, read_checkpoint
+from ..training_checkpoint import read_checkpoint
+from ..training_loop import Trainer
 from ..training_task import State
 from .dense import initialise
 
 #: Slope of the activation below 0, the first value of the paper's learnt one.
-_SLOPE = 0.25
+SLOPE = 0.25
 #: A code shorter than this is not made longer.
-_SHORT = 1e-6
+SHORT = 1e-6
 
 #: Weight and bias of each layer.
 Layers = list[tuple[Any, Any]]
+#: Events (n, d) to codes (n, latent), not yet on the sphere, and codes to events.
+Halves = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,32 @@ def build_normalised(config: Mapping[str, Any]) -> Any:
                 skip_init(Linear, a, b) for a, b in pairwise([latent, *reversed(widths)])
             )
 
+        def halves(self, frozen: bool = False) -> Halves:
+            layers = normalised(self)
+            if frozen:
+                layers = tuple([(w.detach(), b.detach()) for w, b in part] for part in layers)
+            return partial(_through, layers=layers[0]), partial(_through, layers=layers[1])
+
+        @staticmethod
+        def inside(x: Any) -> Any:
+            return x
+
         def forward(self, x: Any) -> Any:
-            return energy(x, normalised(self))
+            return energy(x, self.halves())
 
     network: Any = Normalised()
     initialise(network, int(config["seed"]))
+    return ready_for_chains(network, latent, config)
+
+
+def ready_for_chains(network: Any, latent: int, config: Mapping[str, Any]) -> Any:
+    """``network`` with what the second training needs, where ``config`` is of that: settings, replay buffer, step, mean energies.
+
+    A network has ``halves(frozen)``, encoder and decoder as functions (``frozen``: without a way back to the weights), and
+    ``inside``, which puts events where the decoder can reach.
+    """
+    import torch
+
     if "chains" in config:
         network.chains = Chains(**config["chains"])
         network.gamma, network.decay = float(config["gamma"]), float(config["decay"])
@@ -104,7 +129,7 @@ def normalised(network: Any) -> tuple[Layers, Layers]:
     import torch
 
     encoder, decoder = (
-        [(la.weight / torch.linalg.matrix_norm(la.weight, 2).clamp_min(_SHORT), la.bias) for la in part]
+        [(la.weight / torch.linalg.matrix_norm(la.weight, 2).clamp_min(SHORT), la.bias) for la in part]
         for part in (network.encoder, network.decoder)
     )
     last = network.decoder[-1]
@@ -116,23 +141,24 @@ def _through(x: Any, layers: Layers) -> Any:
 
     for i, (weight, bias) in enumerate(layers):
         x = linear(x, weight, bias)
-        x = leaky_relu(x, _SLOPE) if i < len(layers) - 1 else x
+        x = leaky_relu(x, SLOPE) if i < len(layers) - 1 else x
     return x
 
 
 def on_sphere(z: Any) -> Any:
     """z (n, latent), each of length 1."""
-    return z / z.norm(dim=1, keepdim=True).clamp_min(_SHORT)
+    return z / z.norm(dim=1, keepdim=True).clamp_min(SHORT)
 
 
-def energy(x: Any, layers: tuple[Layers, Layers]) -> Any:
+def energy(x: Any, halves: Halves) -> Any:
     """Mean squared error between x (n, d) and what is made of its code on the sphere, (n,)."""
-    return (_through(on_sphere(_through(x, layers[0])), layers[1]) - x).square().mean(dim=1)
+    encode, decode = halves
+    return (decode(on_sphere(encode(x))) - x).square().mean(dim=1)
 
 
 def reconstruction(network: Any, x: Any, y: Any) -> Any:  # noqa: ARG001
     """The loss of the first training: the energy, (n,)."""
-    return energy(x, normalised(network))
+    return energy(x, network.halves())
 
 
 def _slope(height: Callable[[Any], Any], at: Any, clip: float) -> tuple[Any, Any]:
@@ -186,29 +212,31 @@ def first_codes(network: Any, generator: Any) -> Any:
     return torch.where((again & (filled > 0))[:, None], replay[which], fresh)
 
 
-def negatives(network: Any, layers: tuple[Layers, Layers], generator: Any) -> Any:
-    """Events (count, d) that the chains find likely under exp(-energy / T); the ends of the latent chains go into the buffer."""
+def negatives(network: Any, halves: Halves, generator: Any) -> Any:
+    """Events (count, d) that the chains find likely under exp(-energy / T); the ends of the latent chains go into the buffer.
+
+    ``halves``: those of ``network``, frozen.
+    """
     import torch
 
-    how, heat = network.chains, network.chains.temperature
+    how, heat, decode = network.chains, network.chains.temperature, halves[1]
     with torch.no_grad():
         z = walk(
-            lambda z: energy(_through(z, layers[1]), layers) / heat, first_codes(network, generator),
+            lambda z: energy(decode(z), halves) / heat, first_codes(network, generator),
             how.latent_steps, how.latent_step, lambda _: how.latent_noise, how.clip, generator, on_sphere,
         )  # fmt: skip
         place = (int(network.step) * how.count + torch.arange(how.count, device=z.device)) % how.buffer
         network.replay[place] = z
         return walk(
-            lambda x: energy(x, layers) / heat, _through(z, layers[1]),
-            how.x_steps, how.x_step, lambda k: how.x_noise / (1 + k), how.clip, generator,
+            lambda x: energy(x, halves) / heat, network.inside(decode(z)),
+            how.x_steps, how.x_step, lambda k: how.x_noise / (1 + k), how.clip, generator, network.inside,
         )  # fmt: skip
 
 
 def normalised_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:
     """E(x+) - <E(x-)> + gamma <E(x-)^2> + decay |W|^2 of a batch x (n, d) with weights y (n, 1), per event (n,)."""
-    layers = normalised(network)
-    encoder, decoder = ([(w.detach(), b.detach()) for w, b in part] for part in layers)
-    up, down = energy(x, layers), energy(negatives(network, (encoder, decoder), generator), layers)
+    halves = network.halves()
+    up, down = energy(x, halves), energy(negatives(network, network.halves(frozen=True), generator), halves)
     epoch = int(network.step) // network.epoch_steps
     means = ((up.detach() * y[:, 0]).sum() / y.sum(), down.detach().mean())
     for side, mean in enumerate(means):

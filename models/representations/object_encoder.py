@@ -1,4 +1,5 @@
-"""What representations of events made of objects share: training, evaluation, storage, and whether the latent space collapsed."""
+"""What representations of events made of objects, or of jets made of constituents, share: training, evaluation, storage, and
+whether the latent space collapsed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 
 from ...errors import FeatureError, FitError, InputError
 from ...events import Column, Events, FeatureSet, in_identity_order
+from ..augmentations.jets import centred
 from ..augmentations.objects import Objects
+from ..networks.constituent_table import constituent_columns
+from ..networks.constituent_table import seen as seen_constituents
 from ..networks.contrastive import covariance_spectrum, effective_rank, uniformity
 from ..networks.dense import BATCH, load_weights, one_thread
 from ..networks.object_table import object_columns, object_table, seen
@@ -23,8 +27,6 @@ log = logging.getLogger(__name__)
 
 #: Events whose latent space is looked at after a training.
 _LOOKED_AT = 2000
-#: A latent space of fewer directions is one number per event.
-_COLLAPSED = 1.5
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,16 @@ class ObjectEncoder:
 
     Trained on ``reference`` alone, in the order of the events' identity. Weights of events are not used: a batch has one loss.
     ``latent_`` tells how much of the latent space is used (also logged, and stored beside the training's record).
+
+    What the columns are is one hook, ``_columns``; what the network is given of them, and which of its layers is the
+    representation, another, ``_embed``. ``_rows`` events are given to it at once, always as many. A latent space of an effective
+    rank below ``_collapsed`` is one number per event.
     """
 
     paper: ClassVar[str] = ""
     _name: ClassVar[str] = ""
+    _rows: ClassVar[int] = BATCH
+    _collapsed: ClassVar[float] = 1.5
 
     seed: int = 0
     trainer: TrainPlan | None = field(default=None, repr=False, compare=False)
@@ -102,13 +110,21 @@ class ObjectEncoder:
     def _width(self) -> int:
         raise TypeError(f"{type(self).__name__} says not how wide it is")
 
+    def _columns(self, features: FeatureSet) -> NDArray[np.int64]:
+        """Column numbers (N, 3) of pT, eta, phi; raises `FeatureError` where they are not all there is."""
+        return object_columns(features)[0]
+
+    def _embed(self, network: Any, objects: Objects) -> Any:
+        """What is given on of events (B, ...), (B, ``_width``)."""
+        return network.represent(*seen(objects, network.kinds))
+
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
         """Learn from ``reference``; ``data`` is not looked at.
 
         Raises `FeatureError` where the columns are no objects, `FitError` where the latent space has collapsed to a line.
         """
         check_training(reference, "reference")
-        columns, _ = object_columns(reference.features)
+        columns = self._columns(reference.features)
         reference = in_identity_order(reference, self.seed)
         self.features_, self._network = reference.features, None
         plan = self.trainer or TrainPlan()
@@ -124,7 +140,7 @@ class ObjectEncoder:
     def _look(self, events: Events) -> None:
         self.latent_ = LatentRecord.of(self.transform(events).x)
         log.info("%s: %s", type(self).__name__, self.latent_)
-        if self.latent_.effective_rank < _COLLAPSED:
+        if self.latent_.effective_rank < self._collapsed:
             raise FitError(
                 f"{type(self).__name__}: the latent space has collapsed to a line ({self.latent_}); train with a term that holds "
                 "events apart, with another seed or for fewer epochs"
@@ -157,18 +173,17 @@ class ObjectEncoder:
             )
         if self._network is None:
             self._network = load_weights(self._recipe()[0](self._config()), self.weights_)
-        network, (columns, _) = self._network, object_columns(known)
-        table, h = object_table(events.x, columns), np.empty((len(events), self._width()), np.float32)
+        network, table, step = self._network, object_table(events.x, self._columns(known)), self._rows
+        h = np.empty((len(events), self._width()), np.float32)
         with one_thread(), torch.inference_mode():
-            for start in range(0, len(table), BATCH):
+            for start in range(0, len(table), step):
                 rows = np.zeros(
-                    (BATCH, table.shape[1]), np.float32
+                    (step, table.shape[1]), np.float32
                 )  # always as many: no event sees its company
-                part = table[start : start + BATCH]
+                part = table[start : start + step]
                 rows[: len(part)] = part
-                objects = Objects.of(torch.from_numpy(rows).reshape(BATCH, -1, 3))
-                found = network.represent(*seen(objects, network.kinds)).numpy()
-                h[start : start + BATCH] = found[: len(part)]
+                objects = Objects.of(torch.from_numpy(rows).reshape(step, -1, 3))
+                h[start : start + step] = self._embed(network, objects).numpy()[: len(part)]
         return replace(events, x=h, features=self.features(events.features))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -194,3 +209,21 @@ class ObjectEncoder:
         self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
         self.latent_ = None if info.get("latent") is None else LatentRecord.from_json(info["latent"])
         return self
+
+
+@dataclass
+class ConstituentEncoder(ObjectEncoder):
+    """The same of jets made of constituents, for feature sets such as "constituents": CandI_pt [GeV], CandI_eta, CandI_phi.
+
+    Jets are centred on their pT-weighted centroid. The network has a ``unit``, GeV: it is given pT / unit, eta, phi. What is left
+    of jets without their direction is few numbers, so that only a rank that rounds to 1 counts as collapsed.
+    """
+
+    _rows: ClassVar[int] = 256
+    _collapsed: ClassVar[float] = 1.05
+
+    def _columns(self, features: FeatureSet) -> NDArray[np.int64]:
+        return constituent_columns(features)
+
+    def _embed(self, network: Any, objects: Objects) -> Any:
+        return network.represent(*seen_constituents(centred(objects), network.unit))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ...events import Events, in_identity_order
 from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, load_weights
-from ..training import Sample, Task, TrainPlan, train
+from ..training import ParquetSample, Sample, Scale, Task, TrainPlan, train
+from ..training_files import EventFiles
 from .hardware_inputs import HardwareNetwork
 from .weak_trees import check_scored, check_training
 
@@ -66,9 +67,22 @@ class Autoencoder(HardwareNetwork):
         check_training(reference, "reference")
         reference = in_identity_order(reference, self.seed)
         self._learn_scale(reference)
+        return self._train(Sample(self.scale(reference.x), weight=reference.weight))
+
+    def fit_stream(self, files: EventFiles) -> Self:
+        """Learn from files that are never held whole: the scale from 100,000 of their events, which a hash chooses.
+
+        The order of the training is that of the files, shuffled in windows: another one than that of `fit`.
+        """
+        known = files.look(self.seed)
+        check_training(known, "reference")
+        self._learn_scale(known)
+        factor = tuple(2.0 ** -self.shift_.astype(float))
+        return self._train(files.sample(Scale(tuple(self.offset_.tolist()), factor, self.clip)))
+
+    def _train(self, sample: Sample | ParquetSample) -> Self:
         plan = self.trainer or TrainPlan()
         settings = plan.settings(self, self.shards)
-        sample = Sample(self.scale(reference.x), weight=reference.weight)
         result = train(
             Task(build_dense, self._config(), reconstruction, sample), settings, plan.folder, plan.progress
         )

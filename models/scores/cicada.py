@@ -27,7 +27,8 @@ from ..networks.cicada import (
 )
 from ..networks.dense import load_weights, one_thread
 from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings
-from ..training_loop import Alone, Trainer, finish
+from ..training_checkpoint import finish
+from ..training_loop import Alone, Trainer
 from .weak_trees import check_scored, check_training
 
 log = logging.getLogger(__name__)

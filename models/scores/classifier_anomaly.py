@@ -4,98 +4,43 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
-from ...errors import ConfigError, FeatureError, FitError, InputError
-from ...events import Events, identity_hash
-from ..calibration import Calibration, log_sum_exp
+from ...errors import ConfigError, FeatureError, InputError
+from ...events import Events, FeatureSet, identity_hash
+from ..calibration import Calibration
 from ..mass_matching import MassMatching, match_masses
 from ..nesting import Stateful
 from ..networks.classifier import OUTSIDE, build_classifier, exposed_cross_entropy
+from ..networks.constituent_table import constituent_columns, constituent_table
 from ..networks.dense import BATCH, evaluate, load_weights
+from ..networks.flow_modules import load_parameters
+from ..networks.particle_net import ParticleNet, evaluate_jets, statistics
 from ..training import Sample, Task, TrainingRecord, TrainPlan, train
-from .coordinates import whiten
-from .mahalanobis import ledoit_wolf
-from .weak_trees import check_scored, check_training
+from .doubt import DISTANCES, Kind, distances, logit_scores, moments_of, squares
+from .known_classes import REFERENCE, balanced, check_classes, stacked
+from .weak_trees import check_scored
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
-Kind = Literal["msp", "entropy", "max_logit", "energy", "anti_class", "mahalanobis", "mahalanobis_global"]
-_DISTANCES = ("mahalanobis", "mahalanobis_global")
-#: Name of the class that the reference is.
-REFERENCE = "reference"
 #: Standardised inputs end here, where float32 can still hold what the layers make of them.
 _CLIP = 1e6
-
-
-def logit_scores(g: Array, anti: int) -> dict[str, Array]:
-    """The scores of logits g (n, k), each (n,), with p = softmax(g); ``anti``: index of the class of "anti_class".
-
-    msp: -max p; entropy: -sum p ln p; max_logit: -max g; energy: -ln sum exp g; anti_class: -p of one class.
-    """
-    total = log_sum_exp(g)
-    highest, entropy = g.max(axis=1), np.zeros(len(g))
-    for k in range(g.shape[1]):
-        entropy -= np.exp(g[:, k] - total) * (g[:, k] - total)
-    return {
-        "msp": -np.exp(highest - total),
-        "entropy": entropy,
-        "max_logit": -highest,
-        "energy": -total,
-        "anti_class": -np.exp(g[:, anti] - total),
-    }
-
-
-class _Rows(NamedTuple):
-    """All events to learn from, in the order of their identity: y is the class, `OUTSIDE` that of an outlier."""
-
-    x: NDArray[np.float32]
-    y: NDArray[np.int64]
-    weight: Array
-    identity: NDArray[np.void]
-
-
-def _stacked(classes: Mapping[str, Events], outliers: Mapping[str, Events], seed: int) -> _Rows:
-    parts = [*classes.values(), *outliers.values()]
-    labels = [*range(len(classes)), *([OUTSIDE] * len(outliers))]
-    whole = Events.concatenate(parts)
-    y = np.repeat(labels, [len(p) for p in parts]).astype(np.int64)
-    family = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
-    order = np.lexsort((family, identity_hash(whole.identity, seed)))
-    return _Rows(whole.x[order], y[order], whole.weight[order], whole.identity[order])
-
-
-def balanced(weight: Array, y: NDArray[np.int64], names: tuple[str, ...], exposure: float) -> Array:
-    """Weights with which every class counts the same, all classes as many as their rows, and the outliers ``exposure`` times that.
-
-    Raises `InputError` if a class, or the outliers that there are, has no weight.
-    """
-    out = weight.astype(np.float64)
-    known = int((y != OUTSIDE).sum())
-    for label in (*range(len(names)), *({OUTSIDE} & set(y.tolist()))):
-        total = math.fsum(weight[y == label])  # rounds once, so the order of the rows changes no bit
-        if total <= 0:
-            name = "the outliers" if label == OUTSIDE else f"class '{names[label]}'"
-            raise InputError(f"{len(y)} events: none of {name} after the split for validation; give more")
-        share = exposure * known if label == OUTSIDE else known / len(names)
-        out[y == label] *= share / total
-    return out
+#: Batches of the training part whose means and variances a ParticleNet is frozen with.
+_FREEZING = 8
 
 
 @dataclass
 class ClassifierAnomaly:
-    """Odd = not like any class a classifier knows (2201.07199): a dense network of the classes, read in one of many ways.
+    """Odd = not like any class a classifier knows (2201.07199): a network of the classes, read in one of many ways.
 
     The classes are the ``reference``, named "reference", and the samples of ``classes`` (name: Events). Every class counts the
-    same; inputs are standardised; a hash of identity and seed puts the part ``validation`` aside, the epoch of lowest loss on it
+    same; a hash of identity and seed puts the part ``validation`` aside, the epoch of lowest loss on it
     is kept. One half of these events fixes a temperature T, by which logits are divided (1706.04599; ``calibrate``), the other
     half measures what it does: ``calibration_``.
 
@@ -111,11 +56,14 @@ class ClassifierAnomaly:
     1 + ``exposure``. They should be of many kinds: one narrow family makes its like odd, and others less odd than without it. ``matching`` gives classes and outliers one mass spectrum, see `match_masses`. What was used is a prior of
     the search: `prior` says which, ``priors_`` how many events.
 
-    Simplified: a dense network of flat features with Adam where the paper has ParticleNet on jet constituents with AdamW.
+    ``particle_net`` None: a dense network of layers ``hidden`` on standardised columns, trained by Adam. The paper's is a `ParticleNet` (1902.08570),
+    for feature sets of constituents (CandI_pt, CandI_eta, CandI_phi), trained by AdamW in 20 ``epochs`` with a ``batch`` of 1024; ``hidden``
+    is not looked at then. Its normalisation is frozen with the statistics of up to 8 batches of the training part, so that
+    no jet's score depends on another jet; the epoch that is kept is chosen before that, validation jets normalised by their batch.
     """
 
     paper: ClassVar[str] = "2201.07199"
-    more_papers: ClassVar[tuple[str, ...]] = ("1706.04599", "1812.04606")
+    more_papers: ClassVar[tuple[str, ...]] = ("1706.04599", "1812.04606", "1902.08570")
 
     classes: Any = field(default_factory=dict, repr=False, compare=False)  # name: Events
     outliers: Any = field(default_factory=dict, repr=False, compare=False)  # name: Events
@@ -123,6 +71,7 @@ class ClassifierAnomaly:
     anti: str = REFERENCE
     logits: Literal["linear", "distance"] = "linear"
     hidden: tuple[int, ...] = (64, 64, 32)
+    particle_net: ParticleNet | None = None
     epochs: int = 50
     batch: int = 256
     learning_rate: float = 1e-3
@@ -137,6 +86,9 @@ class ClassifierAnomaly:
     priors_: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
     mean_: Array = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
     width_: Array = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    columns_: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((0, 3), np.int64), repr=False, compare=False
+    )
     weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     moments_: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
     record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
@@ -146,6 +98,8 @@ class ClassifierAnomaly:
     def __post_init__(self) -> None:
         if isinstance(self.matching, Mapping):  # from a model folder
             self.matching = MassMatching(**self.matching)
+        if isinstance(self.particle_net, Mapping):
+            self.particle_net = ParticleNet(**self.particle_net)
         if self.kind not in get_args(Kind) or self.logits not in ("linear", "distance"):
             raise ConfigError(
                 f"found kind {self.kind!r}, logits {self.logits!r}; expected one of {', '.join(get_args(Kind))}, and linear or "
@@ -160,29 +114,45 @@ class ClassifierAnomaly:
     def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
         """Learn from ``reference``, ``classes`` and ``outliers``; ``data`` is not looked at.
 
-        Raises `InputError` without classes or on samples that cannot be learnt from, `FeatureError` on other columns,
+        Raises `InputError` without classes or on samples that cannot be learnt from, `FeatureError` on columns that differ or,
+        for a ParticleNet, are no constituents,
         `ConfigError` for an unknown ``anti``, `FitError` if the loss diverges.
         """
         classes, outliers = self._samples(reference)
-        rows = _stacked(classes, outliers, self.seed)
+        rows = stacked(classes, outliers, self.seed)
         held = identity_hash(rows.identity, self.seed) / 2.0**64 < self.validation
         weights = [balanced(rows.weight[m], rows.y[m], self.names_, self.exposure) for m in (~held, held)]
         known = rows.y[~held] != OUTSIDE
-        self._learn_scale(rows.x[~held][known], weights[0][known])
-        train_part, held_part = (
-            Sample(self.scale(rows.x[m]), rows.y[m], w) for m, w in zip((~held, held), weights, strict=True)
+        self._learn_scale(reference.features, rows.x[~held][known], weights[0][known])
+        tables = [self.scale(rows.x[m]) for m in (~held, held)]
+        self.record_, self._loaded, self.calibration_ = None, None, None
+        self._train(
+            *(Sample(x, rows.y[m], w) for x, m, w in zip(tables, (~held, held), weights, strict=True))
         )
-        plan = self.trainer or TrainPlan()
-        settings = replace(plan.settings(self, self.shards), keep="best")
-        task = Task(build_classifier, self._config(), exposed_cross_entropy, train_part, held_part)
-        result = train(task, settings, plan.folder, plan.progress)
-        self.weights_, self.record_, self._loaded, self.calibration_ = result.state, result.record, None, None
-        self._learn_moments(self._outputs(rows.x[~held][known])[1], rows.y[~held][known], weights[0][known])
+        h = self._outputs(rows.x[~held][known])[1]
+        self.moments_ = moments_of(h, rows.y[~held][known], weights[0][known], len(self.names_))
         seen = rows.y[held] != OUTSIDE
         g, label, weight = self._outputs(rows.x[held][seen])[0], rows.y[held][seen], weights[1][seen]
         first = identity_hash(rows.identity[held][seen], self._stream(2)) < np.uint64(2**63)
         self.calibration_ = Calibration.of(g, label, weight, first, self.calibrate)
         return self
+
+    def _train(self, learnt: Sample, held: Sample) -> None:
+        """Learn the weights; those of a ParticleNet with the statistics it is frozen with."""
+        plan, jets = self.trainer or TrainPlan(), self.particle_net is not None
+        settings = replace(plan.settings(self, self.shards), keep="best")
+        if self.particle_net is not None:
+            settings = replace(settings, optimizer="adamw", weight_decay=self.particle_net.weight_decay)
+        config = self._config(frozen=False)
+        task = Task(build_classifier, config, exposed_cross_entropy, learnt, held, draws=jets)
+        result = train(task, settings, plan.folder, plan.progress)
+        self.weights_, self.record_ = result.state, result.record
+        if jets:
+            network = load_parameters(build_classifier(config), self.weights_)
+            count = min(_FREEZING, max(1, len(learnt.x) // self.batch))  # whole batches, if there is one
+            self.weights_ |= statistics(
+                network, (learnt.x[i * self.batch : (i + 1) * self.batch] for i in range(count))
+            )
 
     def _stream(self, use: int) -> int:
         """A seed for another use of identities' hashes, so that no two uses pick the same events."""
@@ -190,16 +160,8 @@ class ClassifierAnomaly:
 
     def _samples(self, reference: Events) -> tuple[dict[str, Events], dict[str, Events]]:
         """Classes and outliers, checked and matched."""
-        if not self.classes or REFERENCE in self.classes or set(self.classes) & set(self.outliers):
-            raise InputError(
-                f"ClassifierAnomaly has the classes {list(self.classes)}, the outliers {list(self.outliers)}; hand in at least "
-                f"one sample beside the reference, as classes={{'top': Events}}, each with a name of its own, not '{REFERENCE}'"
-            )
-        classes = {REFERENCE: reference, **self.classes}
-        outliers = dict(self.outliers)
-        for name, events in {**classes, **outliers}.items():
-            check_training(events, name)
-            reference.features.require_same(events.features, "the reference", name)
+        check_classes(self.classes, self.outliers, reference)
+        classes, outliers = {REFERENCE: reference, **self.classes}, dict(self.outliers)
         self.names_ = tuple(classes)
         self._anti()
         if self.matching is not None:
@@ -221,37 +183,34 @@ class ClassifierAnomaly:
             told.append(f"exposed to outliers {', '.join(self.priors_['outliers'])}")
         return "; ".join(told)
 
-    def _learn_scale(self, x: NDArray[Any], weight: Array) -> None:
+    def _learn_scale(self, features: FeatureSet, x: NDArray[Any], weight: Array) -> None:
+        self.mean_, self.width_ = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        self.columns_ = np.zeros((0, 3), np.int64)
+        if self.particle_net is not None:
+            self.columns_ = constituent_columns(features)
+            return
         values = x.astype(np.float64)
         self.mean_ = np.average(values, axis=0, weights=weight)
         spread = np.sqrt(np.average((values - self.mean_) ** 2, axis=0, weights=weight))
         # A constant column's deviation is rounding, by which nothing may be divided.
         self.width_ = np.where(np.ptp(values, axis=0) > 0, spread, 1.0)
 
-    def _learn_moments(self, h: Array, y: NDArray[np.int64], weight: Array) -> None:
-        """Means of h (n, width), and the whitening matrices of its two covariances."""
-        means = np.array(
-            [np.average(h[y == k], axis=0, weights=weight[y == k]) for k in range(len(self.names_))]
-        )
-        self.moments_ = {"means": means}
-        for name, rows in (("within", h - means[y]), ("global", h)):
-            mean, covariance, _ = ledoit_wolf(rows, weight)
-            if not np.trace(covariance) > 0:
-                raise FitError("the last hidden layer is the same for all events; lower learning_rate")
-            unit = np.eye(h.shape[1])
-            self.moments_[name] = solve_triangular(np.linalg.cholesky(covariance), unit, lower=True)
-            self.moments_[f"{name}_mean"] = mean
-
-    def _config(self) -> dict[str, Any]:
-        sizes = [len(self.mean_), *self.hidden]
-        return {"sizes": sizes, "classes": len(self.names_), "logits": self.logits, "seed": self.seed}
+    def _config(self, frozen: bool = True) -> dict[str, Any]:
+        layers = self.hidden if self.particle_net is None else (self.particle_net.width,)
+        config = {"classes": len(self.names_), "logits": self.logits, "seed": self.seed}
+        config |= {"sizes": [len(self.mean_), *layers]}
+        if self.particle_net is None:
+            return config
+        return {**config, "particle_net": asdict(self.particle_net), "frozen": frozen, "rows": self.batch}
 
     def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """What the network takes: (x - mean) / width of raw columns x (n, d), float32."""
+        """What the network takes: (x - mean) / width of raw columns x (n, d), float32; for a ParticleNet its constituents as they are."""
         if x.ndim != 2 or x.shape[1] != len(self.mean_):
             raise FeatureError(
                 f"the events have shape {x.shape}, the ClassifierAnomaly was trained on {len(self.mean_)} columns"
             )
+        if self.particle_net is not None:
+            return np.clip(constituent_table(x, self.columns_), -_CLIP, _CLIP)
         return np.clip((x.astype(np.float64) - self.mean_) / self.width_, -_CLIP, _CLIP).astype(np.float32)
 
     def _outputs(self, x: NDArray[Any]) -> tuple[Array, Array]:
@@ -259,33 +218,24 @@ class ClassifierAnomaly:
         if self._loaded is None:
             self._loaded = load_weights(build_classifier(self._config()), self.weights_)
         k = len(self.names_)
-        parts = [np.zeros((0, k + self.hidden[-1]), np.float32)]
+        parts = [np.zeros((0, k + self._config()["sizes"][-1]), np.float32)]
         for start in range(0, len(x), BATCH):
-            parts.append(evaluate(self._loaded.both, self.scale(x[start : start + BATCH])))
+            table, network = self.scale(x[start : start + BATCH]), self._loaded
+            jets = self.particle_net is not None
+            parts.append(evaluate_jets(network, table) if jets else evaluate(network.both, table))
         out = np.concatenate(parts).astype(np.float64)
         t = 1.0 if self.calibration_ is None else self.calibration_.temperature
         return out[:, :k] / t, np.ascontiguousarray(out[:, k:])
 
-    def _distances(self, h: Array) -> dict[str, Array]:
-        nearest, found = np.full(len(h), np.inf), self.moments_
-
-        def squared(mean: Array, inverse: Array) -> Array:
-            z = whiten(h, mean, inverse)
-            return np.cumsum(z * z, axis=1)[:, -1]
-
-        for mean in found["means"]:
-            nearest = np.minimum(nearest, squared(mean, found["within"]))
-        return {"mahalanobis": nearest, "mahalanobis_global": squared(found["global_mean"], found["global"])}
-
     def scores(self, events: Events) -> dict[str, Array]:
         """Every kind of score by its name, each (n,), of the one network."""
         g, h = self._read(events)
-        return {**logit_scores(g, self._anti()), **self._distances(h)}
+        return {**logit_scores(g, self._anti()), **distances(h, self.moments_)}
 
     def score(self, events: Events) -> Array:
         """The number that ``kind`` names, shape (n,)."""
         g, h = self._read(events)
-        found = self._distances(h) if self.kind in _DISTANCES else logit_scores(g, self._anti())
+        found = distances(h, self.moments_) if self.kind in DISTANCES else logit_scores(g, self._anti())
         return found[self.kind]
 
     def _read(self, events: Events) -> tuple[Array, Array]:
@@ -315,20 +265,24 @@ class ClassifierAnomaly:
         import torch
 
         self._check_fitted()
-        squares = self.kind == "mahalanobis_global"
-        if not squares and not (self.kind == "anti_class" and len(self.names_) == 2):
+        if self.particle_net is not None:
+            raise ConfigError(
+                "particle_net: its neighbours are sorted by distance, which firmware cannot do; use the dense network"
+            )
+        whole = self.kind == "mahalanobis_global"
+        if not whole and not (self.kind == "anti_class" and len(self.names_) == 2):
             raise ConfigError(
                 f"kind: '{self.kind}' of {len(self.names_)} classes has an exponential or the largest of several numbers, which "
                 "firmware has not; use mahalanobis_global, or anti_class of two classes"
             )
         body = load_weights(build_classifier(self._config()), self.weights_).body
-        weight, bias = self._whitening() if squares else self._difference()
+        weight, bias = self._whitening() if whole else self._difference()
         last: Any = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], weight.shape[0])
         with torch.no_grad():
             last.weight.copy_(torch.from_numpy(weight))
             last.bias.copy_(torch.from_numpy(bias))
         layers = torch.nn.Sequential(*body, last)
-        return _squared(layers).eval() if squares else layers.eval()
+        return squares(layers).eval() if whole else layers.eval()
 
     def _whitening(self) -> tuple[Array, Array]:
         inverse = self.moments_["global"]
@@ -357,7 +311,11 @@ class ClassifierAnomaly:
             "record": None if self.record_ is None else self.record_.to_json(),
             "calibration": None if self.calibration_ is None else self.calibration_.to_json(),
         }  # fmt: skip
-        return info, {"mean": self.mean_, "width": self.width_, **weights, **moments}, {}
+        return (
+            info,
+            {"mean": self.mean_, "width": self.width_, "columns": self.columns_, **weights, **moments},
+            {},
+        )
 
     def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:  # noqa: ARG002
         """Take back what `state` gave."""
@@ -366,25 +324,12 @@ class ClassifierAnomaly:
             return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
         self.mean_, self.width_, self._loaded = arrays["mean"], arrays["width"], None
+        self.columns_ = arrays.get(
+            "columns", self.columns_
+        )  # a model that was stored before there were any has none
         self.weights_, self.moments_ = under("weights/"), under("moments/")
         self.names_, self.priors_ = tuple(info["names"]), info["priors"]
         record, calibration = info["record"], info["calibration"]
         self.record_ = None if record is None else TrainingRecord.from_json(record)
         self.calibration_ = None if calibration is None else Calibration.from_json(calibration)
         return self
-
-
-def _squared(layers: Any) -> Any:
-    """A module (n, d) -> (n,): the sum of squares of what ``layers`` give, in operations firmware has."""
-    import torch
-
-    class Squared(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = layers
-
-        def forward(self, x: Any) -> Any:
-            out = self.layers(x)
-            return torch.einsum("bi,bi->b", out, out)
-
-    return Squared()

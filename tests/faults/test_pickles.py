@@ -12,7 +12,7 @@ from elsewhere.errors import ConfigError, ElsewhereError, InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.models.scores.weak_trees import WeakTrees
 from elsewhere.models.store import load, save
-from elsewhere.models.training_loop import CHECKPOINT, read_checkpoint
+from elsewhere.models.training_checkpoint import CHECKPOINT, read_checkpoint
 from elsewhere.processors.features import Dijet
 from elsewhere.processors.preflight import preflight
 from elsewhere.processors.stream import process

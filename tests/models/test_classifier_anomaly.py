@@ -14,11 +14,9 @@ from elsewhere.models.base import Exportable
 from elsewhere.models.calibration import Calibration
 from elsewhere.models.mass_matching import MassMatching
 from elsewhere.models.networks.classifier import OUTSIDE, exposed_cross_entropy
-from elsewhere.models.scores.classifier_anomaly import (
-    ClassifierAnomaly,
-    balanced,
-    logit_scores,
-)
+from elsewhere.models.scores.classifier_anomaly import ClassifierAnomaly
+from elsewhere.models.scores.doubt import logit_scores
+from elsewhere.models.scores.known_classes import balanced
 from elsewhere.models.scores.mahalanobis import ledoit_wolf
 from elsewhere.models.store import load, save
 from scipy.special import log_softmax, softmax

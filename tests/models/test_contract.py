@@ -20,7 +20,11 @@ from elsewhere.models.methods import PRIORS, SCORES, WRAPPERS
 from elsewhere.models.nested import NestedFit
 from elsewhere.models.networks.normalised import Chains
 from elsewhere.models.networks.ratio import PriorGrid
+from elsewhere.models.representations.cl4ad import Cl4ad
+from elsewhere.models.representations.essl import Essl
 from elsewhere.models.representations.identity import Identity
+from elsewhere.models.representations.rs3l import Rs3l
+from elsewhere.models.representations.systematics_aware import SystematicsAware
 from elsewhere.models.represented import Represented
 from elsewhere.models.scores.anode import Anode
 from elsewhere.models.scores.autoencoder import Autoencoder
@@ -29,6 +33,7 @@ from elsewhere.models.scores.axol1tl_v5 import Axol1tlV5
 from elsewhere.models.scores.cicada import Cicada
 from elsewhere.models.scores.classifier_anomaly import ClassifierAnomaly
 from elsewhere.models.scores.flow_density import FlowDensity
+from elsewhere.models.scores.image_autoencoder import ImageAutoencoder
 from elsewhere.models.scores.isolation_forest import IsolationForest
 from elsewhere.models.scores.kernel_density import KernelDensity
 from elsewhere.models.scores.latent import LaCathode
@@ -51,6 +56,7 @@ from elsewhere.models.store import load, save
 from elsewhere.models.wrappers import Ensemble, Standardized
 
 from .conftest import make
+from .toy_jets import jets
 
 
 def trees(seed: int) -> WeakTrees:
@@ -96,6 +102,25 @@ def classifier(seed: int, **settings: Any) -> ClassifierAnomaly:
     return ClassifierAnomaly(
         classes=classes, hidden=(16, 8), epochs=12, batch=128, learning_rate=5e-3, seed=seed, **settings
     )
+
+
+def embedding(seed: int) -> Cl4ad:
+    return Cl4ad(
+        classes={"far": moved(33, 70_000, 6, -6, 0, 0), "aside": moved(34, 80_000, 0, 0, 4, 4)},
+        hidden=(16,),
+        optimizer="adam",
+        learning_rate=5e-3,
+        epochs=4,
+        batch=256,
+        seed=seed,
+    )
+
+
+def shaken(seed: int, first: int) -> Events:
+    """The events of `make` measured again."""
+    events = make(1500, seed, first=first)
+    noise = np.random.default_rng(seed + 100).normal(size=events.x.shape)
+    return replace(events, x=(events.x + 0.05 * noise).astype(np.float32))
 
 
 PRIOR: dict[str, Any] = {
@@ -156,6 +181,16 @@ SUBJECTS: dict[str, Any] = {
         **FLOW,
     ),
     "FlowDensity": lambda seed: FlowDensity(seed=seed, **FLOW),
+    "FlowDensity, matching": lambda seed: FlowDensity(
+        "cfm",
+        hidden=(24, 24),
+        epochs=15,
+        best=2,
+        learning_rate=5e-3,
+        preprocess="standard",
+        steps=8,
+        seed=seed,
+    ),
     "NetworkEnsemble": lambda seed: NetworkEnsemble(
         members=2, epochs=20, best=2, batch=64, learning_rate=5e-3, seed=seed
     ),
@@ -173,6 +208,18 @@ SUBJECTS: dict[str, Any] = {
         batch=128,
         learning_rate=5e-3,
         chains=Chains(count=32, buffer=100, latent_steps=4, x_steps=4),
+        seed=seed,
+    ),
+    "ImageAutoencoder": lambda seed: ImageAutoencoder(
+        pixels=8,
+        smear=0.7,
+        scale=3.0,
+        autoencoder_epochs=6,
+        normalised_epochs=1,
+        batch=64,
+        learning_rate=1e-2,
+        chains=Chains(count=16, buffer=50, latent_steps=2, x_steps=2),
+        shards=1,
         seed=seed,
     ),
     "NearestNeighbours": lambda seed: NearestNeighbours(events=1000, seed=seed),
@@ -213,6 +260,41 @@ SUBJECTS: dict[str, Any] = {
     "CrossFit of Guarded": lambda seed: CrossFit(Guarded(trees(seed)), folds=2),
     "Guarded": lambda seed: Guarded(autoencoder(seed)),
     "Represented": lambda seed: Represented(Identity(), trees(seed)),
+    "Represented by Cl4ad": lambda seed: Represented(embedding(seed), Mahalanobis()),
+    "Represented by SystematicsAware": lambda seed: Represented(
+        SystematicsAware(
+            embedding(seed), columns=("f0",), hidden=(8,), head_epochs=2, epochs=2, batch=512, seed=seed
+        ),
+        Mahalanobis(),
+    ),
+    "Represented by Essl": lambda seed: Represented(
+        Essl(
+            columns=("f0",),
+            size=0.5,
+            hidden=(16,),
+            latent=6,
+            projector=(16,),
+            predictor=(16,),
+            epochs=4,
+            batch=256,
+            learning_rate=5e-3,
+            seed=seed,
+        ),
+        Mahalanobis(),
+    ),
+    "Represented by Rs3l": lambda seed: Represented(
+        Rs3l(
+            versions=(shaken(1, 0), shaken(11, 30_000)),
+            network="dense",
+            hidden=(32,),
+            projector=(16,),
+            epochs=5,
+            batch=256,
+            learning_rate=5e-3,
+            seed=seed,
+        ),
+        Mahalanobis(),
+    ),
     "Ensemble": lambda seed: Ensemble(trees(seed), n=2),
     "Standardized": lambda seed: Standardized(network(seed)),
     "Standardized twice": lambda seed: Standardized(Standardized(autoencoder(seed))),
@@ -237,8 +319,17 @@ def within(toy: Any) -> Any:
 
 #: Methods that know nothing outside the range of their reference.
 BOUNDED = {"Anode", "RAnode", "FlowDensity", "LaCathode", "KernelDensity, logit", "MixtureDensity, logit"}
+#: Methods that take nothing but constituents of jets.
+JETS = {"ImageAutoencoder"}
 #: Methods that draw nothing, so that they have no seed.
 SEEDLESS = (Mahalanobis, GaussianProcessDensity)
+
+
+def toy_of(name: str, toy: Any) -> Any:
+    """The events a subject is tested on."""
+    if name in JETS:
+        return jets
+    return within(toy) if name in BOUNDED else toy
 
 
 def auc(signal: np.ndarray, background: np.ndarray) -> float:
@@ -293,12 +384,12 @@ def test_an_empty_list_would_fail():
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_contract(name, toy):
     assert isinstance(SUBJECTS[name](0), Score)
-    assert broken_promises(SUBJECTS[name], within(toy) if name in BOUNDED else toy) == []
+    assert broken_promises(SUBJECTS[name], toy_of(name, toy)) == []
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_what_is_fitted_again_forgets_what_it_knew(name, toy):
-    make_toy = within(toy) if name in BOUNDED else toy
+    make_toy = toy_of(name, toy)
     reference, data, fresh = samples(make_toy)
     score = SUBJECTS[name](0).fit(reference, data)
     score.score(fresh)
@@ -309,13 +400,13 @@ def test_what_is_fitted_again_forgets_what_it_knew(name, toy):
 
 @cache
 def fitted(name: str, toy: Any) -> Any:
-    reference, data, _ = samples(toy)
+    reference, data, _ = samples(jets if name in JETS else toy)
     return SUBJECTS[name](0).fit(reference, data)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_survives_save_and_load(name, toy, tmp_path):
-    score, fresh = fitted(name, toy), samples(toy)[2]
+    score, fresh = fitted(name, toy), samples(jets if name in JETS else toy)[2]
     assert isinstance(score, Storable)
     save(score, tmp_path / "m", fresh.features, {"by": "test"})
     back, features = load(tmp_path / "m", fresh.features)
@@ -325,21 +416,21 @@ def test_survives_save_and_load(name, toy, tmp_path):
 
 
 def test_survives_a_trip_to_another_process(toy, tmp_path):
-    fresh = samples(toy)[2]
     subjects = {name: fitted(name, toy) for name in SUBJECTS}
-    for score in subjects.values():
-        score.score(fresh)  # whatever is cached by scoring travels, or is left behind
+    fresh = {name: samples(jets if name in JETS else toy)[2] for name in SUBJECTS}
+    for name, score in subjects.items():
+        score.score(fresh[name])  # whatever is cached by scoring travels, or is left behind
     (tmp_path / "trip").write_bytes(cloudpickle.dumps((subjects, fresh)))
     code = (
         "import sys, cloudpickle, numpy as np\n"
         "scores, events = cloudpickle.load(open(sys.argv[1], 'rb'))\n"
-        "np.savez(sys.argv[2], **{n: s.score(events) for n, s in scores.items()})\n"
+        "np.savez(sys.argv[2], **{n: s.score(events[n]) for n, s in scores.items()})\n"
     )
     there = tmp_path / "scores.npz"
     subprocess.run([sys.executable, "-c", code, tmp_path / "trip", there], check=True, cwd=Path(tmp_path))
     with np.load(there) as found:
         for name, score in subjects.items():
-            assert np.array_equal(found[name], score.score(fresh)), name
+            assert np.array_equal(found[name], score.score(fresh[name])), name
 
 
 def test_row_order_does_not_move_events_between_folds(toy):

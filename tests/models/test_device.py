@@ -53,10 +53,10 @@ def test_recorded_steps_are_the_loops_steps(schedule):
     )
     settings = TrainSettings(3, 256, 1e-3, 1, shards=1, schedule=schedule)
     usual, graphed = (Trainer(task, settings, Alone()) for _ in range(2))
-    steps = GraphedSteps(graphed.network, graphed.adam, graphed.loss, graphed.train, 256)
+    steps = GraphedSteps(graphed.network, graphed.optimiser, graphed.loss, graphed.train, 256)
 
     def replay() -> None:
-        graphed.adam.zero_grad()
+        graphed.optimiser.zero_grad()
         steps._step()
 
     steps.graph, graphed.graphed = SimpleNamespace(replay=replay), steps

@@ -112,3 +112,31 @@ def test_the_mass_and_another_column_are_matched_together():
     assert abs(given["qcd"].x[:, 1].mean() - given["w"].x[:, 1].mean()) > 1.5
     with pytest.raises(FeatureError, match=r"qcd has no column 'pt'; there are: size, two"):
         match_masses(given, MassMatching(column="pt"))
+
+
+def test_the_mass_and_the_momentum_of_constituents_are_matched_together():
+    columns = tuple(Column(f"Cand{i}_{part}", "", "") for i in range(2) for part in ("pt", "eta", "phi"))
+    features = FeatureSet("constituents", columns, Column("m_J", "GeV", "mass"))
+
+    def pairs(n, seed, hard):
+        rng = np.random.default_rng(seed)
+        pt, phi = rng.exponential(hard, (n, 2)) + 300, rng.normal(0, 0.3, (n, 2))
+        x = np.stack([pt, rng.normal(0, 0.3, (n, 2)), phi], axis=2).reshape(n, -1).astype(np.float32)
+        sums = pt * np.exp(1j * phi)
+        identity = np.zeros(n, dtype=IDENTITY)
+        identity["event"] = np.arange(n)
+        return Events(x, rng.normal(80, 5, n), np.ones(n), identity, features), np.abs(sums.sum(axis=1))
+
+    given = {"soft": pairs(4000, 1, 50), "hard": pairs(4000, 2, 150)}
+    events = {name: e for name, (e, _) in given.items()}
+    matched = match_masses(events, MassMatching(20.0, column="pt_J", column_width=25.0)).samples
+    momenta = []
+    for name, e in matched.items():
+        assert np.array_equal(np.sort(e.identity["event"]), np.unique(e.identity["event"]))
+        momenta.append(given[name][1][e.identity["event"].astype(int)])
+    assert given["hard"][1].mean() - given["soft"][1].mean() > 100
+    assert momenta[0].mean() == pytest.approx(momenta[1].mean(), abs=3)
+    spectra = [np.histogram(p, np.arange(600, 1200, 25))[0] for p in momenta]
+    assert np.allclose(*spectra, atol=1)  # at an edge, float32 may put an event on the other side
+    with pytest.raises(FeatureError, match=r"soft has no column 'pt'; there are: Cand0_pt"):
+        match_masses(events, MassMatching(column="pt"))

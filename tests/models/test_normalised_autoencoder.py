@@ -130,7 +130,7 @@ def test_codes_lie_on_the_sphere_and_layers_have_norm_one():
     generator, lengths = torch.Generator().manual_seed(1), []
     for step in range(4):
         before = network.replay.clone()
-        negatives(network, normalised(network), generator)
+        negatives(network, network.halves(frozen=True), generator)
         network.step += 1
         lengths.append(int((network.replay.norm(dim=1) > 0.5).sum()))
         changed = (before != network.replay).any(dim=1).numpy()
@@ -156,12 +156,12 @@ def test_the_loss_is_the_papers():
     x, y = torch.from_numpy(make(20, 1).x), torch.linspace(0.5, 1.5, 20)[:, None]
     network, other = network_of(chains), network_of(chains)
     found = normalised_loss(network, x, y, torch.Generator().manual_seed(4))
-    layers = normalised(other)
-    down = energy(negatives(other, layers, torch.Generator().manual_seed(4)), layers)
+    halves = other.halves()
+    down = energy(negatives(other, halves, torch.Generator().manual_seed(4)), halves)
     size = sum((p**2).sum() for p in other.parameters())
-    expected = energy(x, layers) - down.mean() + 0.7 * (down**2).mean() + 1e-3 * size
+    expected = energy(x, halves) - down.mean() + 0.7 * (down**2).mean() + 1e-3 * size
     assert torch.allclose(found, expected, rtol=1e-5)
-    up, low = (energy(x, layers) * y[:, 0]).sum() / y.sum(), down.mean()
+    up, low = (energy(x, halves) * y[:, 0]).sum() / y.sum(), down.mean()
     assert network.diary[0].tolist() == pytest.approx([up.item() / 2, low.item() / 2], rel=1e-5)
     (gradient,) = torch.autograd.grad(found.mean(), [network.decoder[0].weight])
     assert torch.isfinite(gradient).all()

@@ -17,7 +17,8 @@ from elsewhere.models.networks.dense import build_dense
 from elsewhere.models.scores.autoencoder import reconstruction
 from elsewhere.models.scores.weak_network import cross_entropy
 from elsewhere.models.training import Sample, Task, TrainSettings, train
-from elsewhere.models.training_loop import CHECKPOINT, Alone, Trainer
+from elsewhere.models.training_checkpoint import CHECKPOINT
+from elsewhere.models.training_loop import Alone, Trainer
 
 SETTINGS = TrainSettings(epochs=6, batch=64, learning_rate=1e-2, seed=3, keep="best", best=2)
 

@@ -55,6 +55,28 @@ def test_safe_attention_does_not_see_an_object_without_pt():
     assert (plain(changed, soft) - plain(table, there)).abs().max() > 1e-2
 
 
+def test_safe_attention_is_that_of_the_formula_in_training_and_evaluation():
+    """0.5 ln pT on the logits, pT times the outputs (2108.04253), against torch's own layers, which take such a mask in training."""
+    network = build_set_encoder({**CONFIG, "safe": True})
+    table, there = sets()
+    there[5] = False
+    pt = torch.where(there, table[:, :, 0], 0.0)
+    mask = (0.5 * torch.log(pt))[:, None, None, :].expand(-1, 4, 10, -1).flatten(0, 1)
+    mask[20:24] = 0.0
+    x = network.embed(torch.where(there[:, :, None], table, 0.0))
+    for layer in network.layers:
+        x = layer.train()(x, src_mask=mask)
+    wanted = (x * pt[:, :, None]).sum(dim=1)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(network.represent(table, there), wanted, **close)
+    for quiet in (torch.no_grad, torch.inference_mode):
+        with quiet():
+            torch.testing.assert_close(network.eval().represent(table, there), wanted, **close)
+    torch.testing.assert_close(
+        network.represent(2 * table, there).norm(), 2 * wanted.norm(), rtol=0.5, atol=0
+    )
+
+
 def test_seeds_are_explicit_and_global_randomness_is_left_alone():
     before = torch.random.get_rng_state()
     one, same, other = (build_set_encoder({**CONFIG, "seed": s}) for s in (3, 3, 4))

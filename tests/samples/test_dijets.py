@@ -21,7 +21,9 @@ def wprime():
 def test_every_card_is_valid_and_has_a_run_of_its_own():
     cards = [load_card(name) for name in card_names()]
     assert [c.name for c in cards] == card_names()
-    assert len({c.run for c in cards}) == len(cards) == len({c.digest for c in cards})
+    assert len({c.digest for c in cards}) == len(cards)
+    # Versions of the same hard processes share their run.
+    assert len({c.run for c in cards}) == len({f"{c.hard} again" if c.hard else c.name for c in cards})
     assert all(c.kind == "l1" or c.commands for c in cards)
 
 

@@ -140,3 +140,41 @@ def test_a_jet_of_one_keeps_it_and_impossible_probabilities_are_refused():
     assert torch.equal(after.pt, lone.pt)
     with pytest.raises(ConfigError, match="below 1"):
         views.dropped(lone, seeded(), p=1.0)
+
+
+def test_jetclr_moves_one_view_more_than_the_other():
+    before = sample(2000)
+    one, other = views.symmetric_views(before, seeded())
+    assert torch.equal(one.pt, before.pt)
+    assert bool((other.there.sum(dim=1) > before.there.sum(dim=1)).all())
+    torch.testing.assert_close(other.pt.sum(dim=1), before.pt.sum(dim=1), rtol=1e-5, atol=0)
+
+    def radius(jets):
+        jets = views.centred(jets)
+        return (jets.pt * torch.hypot(jets.eta, jets.phi)).sum(dim=1) / jets.pt.sum(dim=1)
+
+    torch.testing.assert_close(radius(one), radius(before), rtol=1e-5, atol=1e-9)
+    assert (radius(other) - radius(before)).abs().median() > 1e-3
+    for view in (one, other):
+        assert all(c.std() > 0.2 for c in centroid(view))
+
+
+def test_darkclr_shares_one_rotation_and_loses_half():
+    before = sample(4000)
+    one, near, far = views.dark_views(before, seeded(), 0.5)
+    torch.testing.assert_close(far.pt.sum(dim=1), before.pt.sum(dim=1), rtol=1e-5, atol=0)
+    assert torch.equal(near.pt, one.pt)
+    assert bool((far.there <= one.there).all())
+    n = before.there.sum(dim=1)
+    left = far.there.sum(dim=1)[n == 16].double()
+    assert left.mean().item() == pytest.approx(8, abs=4 * 2 / math.sqrt(len(left)))
+    # without their centroids: what is left of the third lies where it lay in the first, in the second nothing does
+    kept = views.centred(one.kept(far.there).changed(pt=far.pt))
+    torch.testing.assert_close(views.centred(far).eta, kept.eta, atol=1e-9, rtol=0)
+    several = n > 2
+    turn = torch.atan2(views.centred(near).phi[:, 0], views.centred(near).eta[:, 0])
+    turn = turn - torch.atan2(views.centred(one).phi[:, 0], views.centred(one).eta[:, 0])
+    assert torch.cos(turn[several]).mean().abs() < 0.06
+    # where a jet lies tells nothing: all three are moved as far
+    spread = [c.std().item() for view in (one, near, far) for c in centroid(view)]
+    assert min(spread) > 0.7 * max(spread)
