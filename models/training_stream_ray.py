@@ -1,6 +1,6 @@
 """Ray Data as the reader of a training sample: tasks read, check and scale blocks, and the object store holds what comes next.
 
-Ray Data's own splits and shuffles depend on timing (ray-project/ray issue 58658), so the order is ours (`training_stream`) and Ray Data
+Ray Data's own splits and shuffles depend on timing, so the order is ours (`training_stream`) and Ray Data
 is asked for the blocks in it. Every worker asks for all of them, as its shards are parts of every batch.
 """
 

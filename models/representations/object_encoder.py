@@ -161,29 +161,43 @@ class ObjectEncoder:
         )
         return replace(before, name=f"{before.name}/{self._name}", columns=columns, extras=())
 
-    def transform(self, events: Events) -> Events:
-        """The same events with the network's inner layer as features, (n, width)."""
-        import torch
-
+    def _require_known(self, events: Events) -> FeatureSet:
+        """What the network was trained on, which must be what the events have."""
         known = self._known()
         check_scored(events, len(known), type(self).__name__)
         if known.names != events.features.names:
             raise FeatureError(
                 f"{type(self).__name__} was trained on feature set '{known.name}', the events have '{events.features.name}'"
             )
+        return known
+
+    def _evaluated(
+        self, table: NDArray[Any], step: int, embed: Callable[[Any, Any], Any]
+    ) -> NDArray[np.float32]:
+        """``embed(network, rows)`` of all rows of ``table``, ``step`` at once, (n, width)."""
+        import torch
+
         if self._network is None:
             self._network = load_weights(self._recipe()[0](self._config()), self.weights_)
-        network, table, step = self._network, object_table(events.x, self._columns(known)), self._rows
-        h = np.empty((len(events), self._width()), np.float32)
+        h = np.empty((len(table), self._width()), np.float32)
         with one_thread(), torch.inference_mode():
             for start in range(0, len(table), step):
+                part = table[start : start + step]
                 rows = np.zeros(
                     (step, table.shape[1]), np.float32
                 )  # always as many: no event sees its company
-                part = table[start : start + step]
                 rows[: len(part)] = part
-                objects = Objects.of(torch.from_numpy(rows).reshape(step, -1, 3))
-                h[start : start + step] = self._embed(network, objects).numpy()[: len(part)]
+                h[start : start + step] = embed(self._network, torch.from_numpy(rows)).numpy()[: len(part)]
+        return h
+
+    def transform(self, events: Events) -> Events:
+        """The same events with the network's inner layer as features, (n, width)."""
+        table = object_table(events.x, self._columns(self._require_known(events)))
+
+        def embed(network: Any, rows: Any) -> Any:
+            return self._embed(network, Objects.of(rows.reshape(len(rows), -1, 3)))
+
+        h = self._evaluated(table, self._rows, embed)
         return replace(events, x=h, features=self.features(events.features))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, FeatureError
+from ...errors import ConfigError
 from ...events import Events
 from ..networks.cl4ad import settle
-from ..networks.dense import BATCH, load_weights, one_thread
+from ..networks.dense import BATCH, one_thread
 from ..networks.encoder_inputs import Scheme, describe
-from ..scores.weak_trees import check_scored
 from ..training import Sample, Task, train
 from ..training_task import TrainPlan
 from .object_encoder import ObjectEncoder
@@ -68,28 +67,12 @@ class RawEncoder(ObjectEncoder):
 
     def _latent(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Latent vectors of raw columns x (n, d), (n, width), not standardised."""
-        import torch
-
-        if self._network is None:
-            self._network = load_weights(self._recipe()[0](self._config()), self.weights_)
         step = BATCH if self._config()["network"] == "dense" else 256
-        h = np.empty((len(x), self._width()), np.float32)
-        with one_thread(), torch.inference_mode():
-            for start in range(0, len(x), step):
-                part = x[start : start + step]
-                rows = np.zeros((step, x.shape[1]), np.float32)  # always as many: no event sees its company
-                rows[: len(part)] = part
-                h[start : start + step] = self._network.represent(torch.from_numpy(rows)).numpy()[: len(part)]
-        return h
+        return self._evaluated(x, step, lambda network, rows: network.represent(rows))
 
     def transform(self, events: Events) -> Events:
         """The same events with the standardised latent vector as features, (n, width)."""
-        known = self._known()
-        check_scored(events, len(known), type(self).__name__)
-        if known.names != events.features.names:
-            raise FeatureError(
-                f"{type(self).__name__} was trained on feature set '{known.name}', the events have '{events.features.name}'"
-            )
+        self._require_known(events)
         h = (self._latent(events.x) - self.center_) / self.spread_
         return replace(events, x=h.astype(np.float32), features=self.features(events.features))
 
