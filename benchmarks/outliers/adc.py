@@ -16,6 +16,7 @@ results/outliers.json, family adc.
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from common import columns_of, publish
 from elsewhere.events import Events
 from elsewhere.models.representations.anomclr import AnomClr
 from elsewhere.models.representations.cl4ad import Cl4ad
-from elsewhere.models.representations.identity import Identity
 from elsewhere.models.represented import Represented
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.scores.normalised_autoencoder import NormalisedAutoencoder
@@ -37,6 +37,22 @@ HOW: dict[str, Any] = {
     "width": 32, "heads": 4, "layers": 2, "feedforward": 64, "out": 32, "epochs": 20, "batch": 128, "learning_rate": 5e-4,
 }  # fmt: skip
 KEPT = (0.01, 0.001)
+
+
+class Columns:
+    """The objects' columns as they are, without those that never change: the eta of MET, slots that are always empty."""
+
+    kept: Any = ()
+
+    def fit(self, reference: Events, data: Events) -> "Columns":  # noqa: ARG002
+        """Which columns change."""
+        self.kept = np.flatnonzero(np.ptp(reference.x, axis=0) > 0)
+        return self
+
+    def transform(self, events: Events) -> Events:
+        """Those columns."""
+        features = replace(events.features, columns=tuple(events.features.columns[i] for i in self.kept))
+        return replace(events, x=np.ascontiguousarray(events.x[:, self.kept]), features=features)
 
 
 def halves(kinds: dict[str, Events], seed: int) -> tuple[dict[str, Events], dict[str, Events]]:
@@ -51,7 +67,7 @@ def halves(kinds: dict[str, Events], seed: int) -> tuple[dict[str, Events], dict
 def spaces(learnt: dict[str, Events], seed: int) -> dict[str, Any]:
     """The representations, not fitted yet."""
     return {
-        "raw": Identity(),
+        "raw": Columns(),
         "anomclr_plus": AnomClr(**HOW, loss="anomclr_plus", variance=25.0, covariance=1.0, seed=seed),
         "anomclr": AnomClr(**HOW, loss="anomclr", seed=seed),
         "cl4ad": Cl4ad(classes=learnt, reference_class=False, latent=6, optimizer="adam", epochs=20, batch=256, seed=seed),
