@@ -6,7 +6,7 @@ Events of the set `adc`: objects of events with a lepton, W, QCD, Z and tt in th
 signals. Half of the mixture is learnt from, the other half tests. Spaces: the objects as they are; AnomCLR+ with the two terms of VICReg
 that hold events apart, AnomCLR (2301.04660) and the embedding of the four processes (CL4AD, 2502.15926; told what each event is).
 Scores on each: an autoencoder and a normalised one (2206.14225); beside them the scalar sum of transverse momenta. Wanted: AnomCLR+
-above the objects for all four signals where 0.1 % of the mixture is kept. Bands are over SEEDS (3) trainings and halves.
+above the objects for all four signals where 0.1 % of the mixture is kept, the better of the two scores on each. Bands are over SEEDS (3) trainings and halves.
 
 Smaller than published: 10,000 events instead of millions, `HOW`'s widths, layers and epochs. 0.1 % is 10 events of the mixture, so
 that a signal efficiency there is known to a third; 1 % is printed as well. The mixture's weights count (see the cards). Results go to
@@ -146,14 +146,19 @@ def main() -> None:
                     for s, v in values.items()
                 )
             )
-    for kind in ("ae", "nae"):
-        better = [out[f"{s}_anomclr_plus_{kind}_0.001"][0] > out[f"{s}_raw_{kind}_0.001"][0] for s in SIGNALS]
-        out[f"anomclr_signals_better_than_raw_{kind}"] = int(sum(better))
-    out["anomclr_signals_better_than_raw"] = max(
-        out[f"anomclr_signals_better_than_raw_{k}"] for k in ("ae", "nae")
-    )
+    kinds_of_score = tuple(scores(0))
+    at = f"{KEPT[-1]:g}"
+    best = {
+        space: {s: max(out[f"{s}_{space}_{kind}_{at}"][0] for kind in kinds_of_score) for s in SIGNALS}
+        for space in ("raw", "anomclr_plus")
+    }
+    out["anomclr_signals_better_than_raw"] = sum(best["anomclr_plus"][s] > best["raw"][s] for s in SIGNALS)
+    for kind in kinds_of_score:
+        pairs = [(out[f"{s}_anomclr_plus_{kind}_{at}"][0], out[f"{s}_raw_{kind}_{at}"][0]) for s in SIGNALS]
+        out[f"anomclr_signals_better_than_raw_{kind}"] = sum(a > b for a, b in pairs)
     print(
-        f"  signals better than raw: {out['anomclr_signals_better_than_raw']} of {len(SIGNALS)}, wanted all"
+        f"  AnomCLR+ above the objects, the better score on each: {out['anomclr_signals_better_than_raw']} of {len(SIGNALS)} signals, "
+        f"wanted all; score by score {', '.join(str(out[f'anomclr_signals_better_than_raw_{k}']) for k in kinds_of_score)}"
     )
     publish("outliers", out, beside=True)
 
