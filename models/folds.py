@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numba as nb
 import numpy as np
@@ -16,7 +16,9 @@ from ..events import Events, fold_of, identity_hash
 from .base import Score, Streamed
 from .jobs import FitJob, fit_jobs
 from .nesting import restore_under, state_under
-from .training_files import EventFiles
+
+if TYPE_CHECKING:
+    from .training_files import EventFiles
 
 
 def seen_hashes(*samples: Events) -> NDArray[np.uint64]:

@@ -54,7 +54,8 @@ def _selected(fat: Jets, card: Card) -> NDArray[np.bool_]:
     return keep
 
 
-def _take(particles: Particles, mothers: NDArray[np.int16], keep: NDArray[np.bool_]) -> ak.Array:
+def hard_collection(particles: Particles, mothers: NDArray[np.int16], keep: NDArray[np.bool_]) -> ak.Array:
+    """The hard process of the kept events as NanoAOD's GenPart."""
     counts = np.diff(particles.offsets)
     rows = np.repeat(keep, counts)
     return collection(
@@ -113,7 +114,7 @@ def _batch(pythia: Any, card: Card, rng: np.random.Generator) -> tuple[dict[str,
     if standard:
         small = cluster(offsets, candidates, 0.4, 100.0, 3).p4[keep]
         columns["Jet"] = _jets(small, ak.to_numpy(ak.num(small.pt)))
-    columns["GenPart"] = _take(*hard_process(batch), keep)
+    columns["GenPart"] = hard_collection(*hard_process(batch), keep)
     return columns, keep
 
 

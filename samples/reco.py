@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import redecay
 from .card import Card
-from .dijets import _take, identity, stream
+from .dijets import hard_collection, identity, stream
 from .jets import cluster
 from .nano import collection
 from .objects import TRACKER_ETA, Seen, reconstruct
@@ -139,7 +139,7 @@ def _batch(pythia: Any, card: Card, pool: Pool, rng: np.random.Generator) -> tup
         "Electron": electrons,
         "Muon": muons,
         "Jet": _jets(seen, keep, ak.concatenate([electrons, muons], axis=1)),
-        "GenPart": _take(*made.hard, keep),
+        "GenPart": hard_collection(*made.hard, keep),
     }
     return columns, made.where[keep]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,8 @@ from ..networks.image_autoencoder import build_image_autoencoder
 from ..networks.jet_images import image_table
 from .normalised_training import NormalisedTraining
 from .weak_trees import check_scored, check_training
+
+log = logging.getLogger(__name__)
 
 #: Images a network is given at once, and jets whose images exist at one time.
 _IMAGES, _JETS = 256, 4096
@@ -82,6 +85,12 @@ class ImageAutoencoder(NormalisedTraining):
         if not known.any():
             raise InputError(
                 f"reference: no jet has a constituent within {self.reach} of its axis; look at the processor's output"
+            )
+        if not known.all():
+            log.info(
+                "ImageAutoencoder: %d of %d jets have no weight or no constituent in reach and are left out",
+                (~known).sum(),
+                len(known),
             )
         self.width_, self.columns_ = len(reference.features), columns
         self._learn(x[known], reference.weight[known])

@@ -127,7 +127,7 @@ class NormalisedTraining:
 
     def _config(self, columns: int) -> dict[str, Any]:
         """What the network is built from, for inputs of so many columns."""
-        raise NotImplementedError(columns)
+        raise TypeError(f"{type(self).__name__} says not what its network of {columns} inputs is made from")
 
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker carries the weights, not the torch module nor where it was trained."""
