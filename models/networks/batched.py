@@ -1,10 +1,9 @@
-"""Many small dense classifiers of the same sizes trained together: one set of batched matrix products for all of them.
+"""Many small dense classifiers of the same sizes trained together, on the processor or on a GPU.
 
-A small network spends its time between the products, not in them. Here the members of a group lie one behind the
-other in memory, and each step is one batched product per layer for all of them. Yet every member has rows, weights,
-order of minibatches, validation part, Adam and choice of epochs of its own, and ends with the weights it would have
-got alone, whoever trains beside it, on any number of threads: a member with fewer batches takes fewer steps, and no
-sum ever runs over two members.
+A small network spends its time between the products, not in them. On the processor the epochs of a member are one compiled loop
+(`compiled`), as many members at a time as there are threads; on a GPU all members are in every product (`batched_gpu`). Every member has
+rows, weights, order of minibatches, validation part, Adam and choice of epochs of its own, and ends with the weights it would have got
+alone, whoever trains beside it, on any number of threads: no sum ever runs over two members.
 """
 
 from __future__ import annotations
@@ -19,22 +18,8 @@ from numpy.typing import NDArray
 
 from ...errors import FitError, InputError
 from ..device import chosen
-from .dense import one_thread
-from .stacked import (
-    COLUMNS,
-    LANES,
-    BatchSettings,
-    Floats,
-    Scratch,
-    adam,
-    backward,
-    cross_entropies,
-    filled,
-    first_weights,
-    forward,
-    standardised,
-    views,
-)
+from .compiled import Network
+from .stacked import BatchSettings, Floats, standardised
 
 
 @dataclass(frozen=True)
@@ -93,22 +78,12 @@ def train_batched(members: Sequence[Member], settings: BatchSettings, threads: i
         from .batched_gpu import train_on_gpu
 
         return train_on_gpu(members, settings)
-    steps = [-(-len(m.rows) // settings.batch) for m in members]
-    order = sorted(range(len(members)), key=lambda i: -steps[i])
-    share = max(1, min(settings.group, -(-len(members) // max(1, threads))))
-    groups = [order[i : i + share] for i in range(0, len(order), share)]
-
-    def one(group: list[int]) -> list[Trained]:
-        with one_thread():
-            return _Group([members[i] for i in group], group, settings).run()
-
-    with one_thread():
-        if threads <= 1:
-            done = [one(g) for g in groups]
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                done = list(pool.map(one, groups))
-    found = dict(zip((i for g in groups for i in g), (t for d in done for t in d), strict=True))
+    if threads <= 1:
+        return [_trained(m, i, settings) for i, m in enumerate(members)]
+    # the longest first, so that no thread is left alone with one at the end
+    order = sorted(range(len(members)), key=lambda i: -len(members[i].rows))
+    with ThreadPoolExecutor(threads) as pool:
+        found = dict(zip(order, pool.map(lambda i: _trained(members[i], i, settings), order), strict=True))
     return [found[i] for i in range(len(members))]
 
 
@@ -136,132 +111,22 @@ class History:
         return Trained(states, tuple(e for _, e, _ in self.kept), tuple(self.train), tuple(self.held))
 
 
-class _Group:
-    """Members that train side by side, those with the most batches first, so that the active ones are a slice."""
-
-    def __init__(self, members: Sequence[Member], names: Sequence[int], settings: BatchSettings) -> None:
-        import torch
-
-        self.members, self.names, self.settings = list(members), list(names), settings
-        self.inputs = [m.inputs(m.rows) for m in members]
-        self.labels = [np.asarray(m.y[m.rows], np.float32) for m in members]
-        self.weights = [np.asarray(m.weight, np.float32) for m in members]
-        self.held = [_Held(m, settings) for m in members]
-        self.histories = [History() for _ in members]
-        # torch's own memory is aligned, NumPy's need not be
-        self.value = torch.from_numpy(np.stack([first_weights(m.seed, settings) for m in members])).clone()
-        self.gradient, self.first, self.second = (torch.zeros_like(self.value) for _ in range(3))
-        self.steps = np.zeros(len(members), np.int64)
-        self.scratch, self.scratch_held = Scratch(), Scratch()
-
-    def run(self) -> list[Trained]:
-        """All epochs."""
-        active = list(range(len(self.members)))
-        for epoch in range(self.settings.epochs):
-            losses = self._epoch(epoch, active)
-            for place, i in enumerate(active):
-                state = self.value[place].numpy().copy()
-                held = self.held[i].loss(state, self.scratch_held)
-                if not (np.isfinite(losses[place]) and np.isfinite(held)):
-                    raise FitError(
-                        f"the loss of member {self.names[i]} is {losses[place]} in training and {held} in validation "
-                        f"in epoch {epoch + 1}; lower learning_rate or check the inputs"
-                    )
-                self.histories[i].add(losses[place], held, state, self.settings.best)
-            active = self._drop_stopped(active)
-            if not active:
-                break
-        return [h.result() for h in self.histories]
-
-    def _drop_stopped(self, active: list[int]) -> list[int]:
-        """Take the members out that have been patient enough."""
-        stay = [k for k, i in enumerate(active) if not self.histories[i].stopped(self.settings.patience)]
-        if len(stay) < len(active):
-            self.value, self.gradient, self.first, self.second = (
-                a[stay] for a in (self.value, self.gradient, self.first, self.second)
+def _trained(member: Member, name: int, settings: BatchSettings) -> Trained:
+    """All epochs of one member, with nothing of Python between its batches."""
+    network, history = Network(settings, member.seed), History()
+    sample, held = (
+        (member.inputs(rows), np.asarray(member.y[rows], np.float32), np.asarray(weight, np.float32))
+        for rows, weight in ((member.rows, member.weight), (member.held_rows, member.held_weight))
+    )
+    for epoch in range(settings.epochs):
+        order = np.random.default_rng([member.seed, epoch]).permutation(len(member.rows))
+        loss, held_loss = network.epoch(sample, order), network.loss(held)
+        if not (np.isfinite(loss) and np.isfinite(held_loss)):
+            raise FitError(
+                f"the loss of member {name} is {loss} in training and {held_loss} in validation in epoch {epoch + 1}; "
+                "lower learning_rate or check the inputs"
             )
-            self.steps = self.steps[stay]
-        return [active[k] for k in stay]
-
-    def _laid_out(self, epoch: int, active: list[int]) -> tuple[Any, Any, Any, NDArray[np.float64]]:
-        """x (steps, members, batch, d), y and weight / norm (steps, members, 1, batch), norm (steps, members).
-
-        Rows that fill up a last batch have weight zero.
-        """
-        import torch
-
-        batch = self.settings.batch
-        counts = [-(-len(self.labels[i]) // batch) for i in active]
-        shape = (max(counts), len(active), filled(batch, LANES), self.settings.sizes[0])
-        tensors = (
-            torch.zeros(shape),
-            torch.zeros(*shape[:2], 1, shape[2]),
-            torch.zeros(*shape[:2], 1, shape[2]),
-        )
-        x, y, weight = (t.numpy() for t in tensors)
-        for place, (i, n) in enumerate(zip(active, counts, strict=True)):
-            rows = len(self.labels[i])
-            order = np.random.default_rng([self.members[i].seed, epoch]).permutation(rows)
-            full = np.concatenate([order, np.zeros(n * batch - rows, order.dtype)])
-            there = self.weights[i][full]
-            there[rows:] = 0.0
-            x[:n, place, :batch] = self.inputs[i][full].reshape(n, batch, -1)
-            y[:n, place, 0, :batch] = self.labels[i][full].reshape(n, batch)
-            weight[:n, place, 0, :batch] = there.reshape(n, batch)
-        norm = weight.astype(np.float64).sum(axis=(2, 3))
-        weight /= np.where(norm > 0, norm, 1.0).astype(np.float32)[:, :, None, None]
-        return *tensors, norm
-
-    def _epoch(self, epoch: int, active: list[int]) -> NDArray[np.float64]:
-        """One pass over everyone's events; weighted mean losses, (members,)."""
-        x, y, weight, norm = self._laid_out(epoch, active)
-        counts = np.array([-(-len(self.labels[i]) // self.settings.batch) for i in active])
-        whole = views(self.value, self.settings), views(self.gradient, self.settings)
-        total = np.zeros(len(active))
-        here, slopes, last, scratch = *whole, len(active), self.scratch
-        for step in range(len(x)):
-            n = int((counts > step).sum())
-            if n < last:
-                here, slopes, last = *([(w[:n], b[:n]) for w, b in v] for v in whole), n
-            loss = backward(here, slopes, x[step, :n].transpose(1, 2), y[step, :n], weight[step, :n], scratch)
-            total[:n] += loss.numpy() * norm[step, :n]
-            adam(
-                self.value[:n].numpy(),
-                self.gradient[:n].numpy(),
-                self.first[:n].numpy(),
-                self.second[:n].numpy(),
-                self.steps[:n],
-                norm[step, :n] > 0,
-                self.settings.learning_rate,
-            )
-        return total / norm.sum(axis=0)
-
-
-class _Held:
-    """Validation events in pieces of `COLUMNS`: x (pieces, d, COLUMNS), y and weight (pieces, COLUMNS)."""
-
-    def __init__(self, member: Member, settings: BatchSettings) -> None:
-        import torch
-
-        self.settings, rows = settings, member.held_rows
-        pieces = -(-len(rows) // COLUMNS)
-        self.x = torch.zeros(pieces, settings.sizes[0], COLUMNS)
-        self.y, self.weight = torch.zeros(pieces, COLUMNS), torch.zeros(pieces, COLUMNS, dtype=torch.float64)
-        inputs = member.inputs(rows)
-        for k in range(pieces):
-            part = slice(k * COLUMNS, min((k + 1) * COLUMNS, len(rows)))
-            n = part.stop - part.start
-            self.x[k, :, :n] = torch.from_numpy(inputs[part].T.copy())
-            self.y[k, :n] = torch.from_numpy(np.asarray(member.y[rows[part]], np.float32))
-            self.weight[k, :n] = torch.from_numpy(np.asarray(member.held_weight[part], np.float64))
-
-    def loss(self, state: Floats, scratch: Scratch) -> float:
-        """Weighted mean cross entropy of the network with these parameters."""
-        import torch
-
-        layers = views(torch.from_numpy(state[None]).clone(), self.settings)
-        total = 0.0
-        for x, y, weight in zip(self.x, self.y, self.weight, strict=True):
-            logit = forward(layers, x[None], scratch)[-1][0, 0]
-            total += float((cross_entropies(logit, y).double() * weight).sum())
-        return total / float(self.weight.sum())
+        history.add(loss, held_loss, network.value.copy(), settings.best)
+        if history.stopped(settings.patience):
+            break
+    return history.result()

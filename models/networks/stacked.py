@@ -17,17 +17,11 @@ from .dense import build_dense, one_thread
 
 Floats = NDArray[np.float32]
 
-#: Bytes of activations that one group may fill: they should stay in a core's own cache.
-_CACHE = 1 << 21
 #: Columns that a network is evaluated on at once; always padded to that, so that an event's output depends on it alone.
 COLUMNS = 1024
-#: Matrices start, and their rows end, at multiples of so many numbers (64 bytes, the widest vector register): a product
-#: may add in another order where the memory lies otherwise, and no member's place in its group may be seen in its
-#: result.
+#: Matrices start, and their rows end, at multiples of so many numbers (64 bytes, the widest vector register): torch's products
+#: may add in another order where the memory lies otherwise, and nobody's place may be seen in a result.
 _ALIGN = 16
-#: Batches are filled up to a multiple of this: torch computes exp and log in steps of 32 numbers and what remains one
-#: by one, with another last bit.
-LANES = 32
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -73,11 +67,6 @@ class BatchSettings:
         """Where weight 0, bias 0, weight 1, ... start in a member's row of parameters; the last entry is its length."""
         lengths = [n for o, i in self.layers for n in (o * i, o)]
         return [0, *accumulate(filled(n) for n in lengths)]
-
-    @property
-    def group(self) -> int:
-        """How many members may share one group."""
-        return max(1, min(16, _CACHE // (8 * self.batch * max(1, sum(self.sizes[1:-1])))))
 
 
 def standardised(x: NDArray[Any], mean: NDArray[np.float64], width: NDArray[np.float64]) -> Floats:
