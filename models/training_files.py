@@ -45,9 +45,14 @@ class EventFiles:
     def __len__(self) -> int:
         return len(self._whole)
 
-    def sample(self, scale: Scale | None = None) -> ParquetSample:
-        """All columns as a training sample, scaled."""
-        return ParquetSample(self.paths, self.features.names, scale=scale, window=self.window)
+    def sample(
+        self, scale: Scale | None = None, columns: NDArray[np.int64] | None = None, weighted: bool = True
+    ) -> ParquetSample:
+        """All columns, or those of these numbers in this order, as a training sample, scaled; ``weighted`` False: all count as one."""
+        names = self.features.names
+        asked = names if columns is None else tuple(names[i] for i in columns)
+        weight = "weight" if weighted else None
+        return ParquetSample(self.paths, asked, weight=weight, scale=scale, window=self.window)
 
     def hashes(self) -> NDArray[np.uint64]:
         """Sorted identity hashes of all events, 8 bytes for each."""

@@ -16,6 +16,8 @@ from ...events import Events, in_identity_order
 from ..networks.dense import one_thread
 from ..networks.essl import build_essl, essl_loss, gaussian_nll, told
 from ..scores.weak_trees import check_training
+from ..training_files import EventFiles
+from ..training_stream import ParquetSample
 from ..training_task import Sample, Schedule
 from .raw_encoder import TRANSFORMER, RawEncoder, check_sizes
 
@@ -124,8 +126,20 @@ class Essl(RawEncoder):
         check_training(reference, "reference")
         scaled_columns(reference.features.names, self.columns, self.transformation)
         reference = in_identity_order(reference, self.seed)
-        x = np.ascontiguousarray(reference.x, np.float32)
-        self._learn(reference, Sample(x), x)
+        return self._train(Sample(np.ascontiguousarray(reference.x, np.float32)), reference)
+
+    def fit_stream(self, files: EventFiles) -> Self:
+        """Learn from files that are never held whole; inputs and latent space are scaled by 100,000 of their events, chosen by a hash.
+
+        The order of the training is that of the files, shuffled in windows: another one than that of `fit`.
+        """
+        scaled_columns(files.features.names, self.columns, self.transformation)
+        known = files.look(self.seed)
+        check_training(known, "reference")
+        return self._train(files.sample(weighted=False), known)
+
+    def _train(self, sample: Sample | ParquetSample, reference: Events) -> Self:
+        self._learn(reference, sample, np.ascontiguousarray(reference.x, np.float32))
         self.told_ = self.told(reference.take(slice(0, _LOOKED_AT))) if self.role == "predict" else None
         if self.told_ is not None:
             log.info("Essl, %s in events of the training: %s", self.transformation, self.told_)

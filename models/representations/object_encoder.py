@@ -21,7 +21,8 @@ from ..networks.contrastive import covariance_spectrum, effective_rank, uniformi
 from ..networks.dense import BATCH, load_weights, one_thread
 from ..networks.object_table import object_columns, object_table, seen
 from ..scores.weak_trees import check_scored, check_training
-from ..training import Sample, Task, TrainingRecord, TrainPlan, train
+from ..training import ParquetSample, Sample, Task, TrainingRecord, TrainPlan, train
+from ..training_files import EventFiles
 
 log = logging.getLogger(__name__)
 
@@ -72,24 +73,17 @@ class LatentRecord:
 
 
 @dataclass
-class ObjectEncoder:
-    """A network trained on views of events made of objects, whose inner layer is the representation.
+class Encoder:
+    """A trained network whose inner layer is the representation: its evaluation, its storage, a look at its latent space.
 
-    For feature sets such as the 57 columns of level 1: pT, eta, phi in GeV and radians, 0 where there is none. Who inherits has
-    the settings ``epochs``, ``batch`` and ``learning_rate``, and says in ``_recipe`` how network and loss are made,
-    in ``_config`` from what, and in ``_width`` how many columns the network's ``represent`` gives.
-
-    Trained on ``reference`` alone, in the order of the events' identity. Weights of events are not used: a batch has one loss.
-    ``latent_`` tells how much of the latent space is used (also logged, and stored beside the training's record).
-
-    What the columns are is one hook, ``_columns``; what the network is given of them, and which of its layers is the
-    representation, another, ``_embed``. ``_rows`` events are given to it at once, always as many. A latent space of an effective
-    rank below ``_collapsed`` is one number per event.
+    Who inherits has the settings ``epochs``, ``batch`` and ``learning_rate``, says in ``_recipe`` how network and loss are made,
+    in ``_config`` from what, and in ``_width`` how many columns the representation has. ``latent_`` tells how much of the latent
+    space is used (also logged, and stored beside the training's record); one of an effective rank below ``_collapsed`` is one number
+    per event.
     """
 
     paper: ClassVar[str] = ""
     _name: ClassVar[str] = ""
-    _rows: ClassVar[int] = BATCH
     _collapsed: ClassVar[float] = 1.5
 
     seed: int = 0
@@ -110,32 +104,9 @@ class ObjectEncoder:
     def _width(self) -> int:
         raise TypeError(f"{type(self).__name__} says not how wide it is")
 
-    def _columns(self, features: FeatureSet) -> NDArray[np.int64]:
-        """Column numbers (N, 3) of pT, eta, phi; raises `FeatureError` where they are not all there is."""
-        return object_columns(features)[0]
-
-    def _embed(self, network: Any, objects: Objects) -> Any:
-        """What is given on of events (B, ...), (B, ``_width``)."""
-        return network.represent(*seen(objects, network.kinds))
-
-    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
-        """Learn from ``reference``; ``data`` is not looked at.
-
-        Raises `FeatureError` where the columns are no objects, `FitError` where the latent space has collapsed to a line.
-        """
-        check_training(reference, "reference")
-        columns = self._columns(reference.features)
-        reference = in_identity_order(reference, self.seed)
-        self.features_, self._network = reference.features, None
-        plan = self.trainer or TrainPlan()
-        settings = plan.settings(self, 1)
-        build, loss = self._recipe()
-        task = Task(build, self._config(), loss, Sample(object_table(reference.x, columns)), draws=True)
-        result = train(task, settings, plan.folder, plan.progress)
-        self.weights_, self.record_ = result.state, result.record
-        if len(reference) > 1:
-            self._look(reference.take(slice(0, _LOOKED_AT)))
-        return self
+    def transform(self, events: Events) -> Events:  # noqa: ARG002
+        """The same events with the latent vector as features, (n, width)."""
+        raise TypeError(f"{type(self).__name__} says not what its network is given")
 
     def _look(self, events: Events) -> None:
         self.latent_ = LatentRecord.of(self.transform(events).x)
@@ -150,9 +121,6 @@ class ObjectEncoder:
         if self.features_ is None:
             raise InputError(f"this {type(self).__name__} has not been fitted")
         return self.features_
-
-    def _kinds(self) -> list[int]:
-        return object_columns(self._known())[1].tolist()
 
     def features(self, before: FeatureSet) -> FeatureSet:
         """The feature set of the embedding: h0, h1, ... without unit; the mass stays."""
@@ -190,16 +158,6 @@ class ObjectEncoder:
                 h[start : start + step] = embed(self._network, torch.from_numpy(rows)).numpy()[: len(part)]
         return h
 
-    def transform(self, events: Events) -> Events:
-        """The same events with the network's inner layer as features, (n, width)."""
-        table = object_table(events.x, self._columns(self._require_known(events)))
-
-        def embed(network: Any, rows: Any) -> Any:
-            return self._embed(network, Objects.of(rows.reshape(len(rows), -1, 3)))
-
-        h = self._evaluated(table, self._rows, embed)
-        return replace(events, x=h, features=self.features(events.features))
-
     def __getstate__(self) -> dict[str, Any]:
         """A trip to a worker carries the weights, not the torch module nor where it was trained."""
         return {**self.__dict__, "_network": None, "trainer": None}
@@ -223,6 +181,70 @@ class ObjectEncoder:
         self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])
         self.latent_ = None if info.get("latent") is None else LatentRecord.from_json(info["latent"])
         return self
+
+
+@dataclass
+class ObjectEncoder(Encoder):
+    """An encoder trained on views of events made of objects.
+
+    For feature sets such as the 57 columns of level 1: pT, eta, phi in GeV and radians, 0 where there is none.
+    Trained on ``reference`` alone. Weights of events are not used: a batch has one loss.
+
+    What the columns are is one hook, ``_columns``; what the network is given of them, and which of its layers is the
+    representation, another, ``_embed``. ``_rows`` events are given to it at once, always as many.
+    """
+
+    _rows: ClassVar[int] = BATCH
+
+    def _columns(self, features: FeatureSet) -> NDArray[np.int64]:
+        """Column numbers (N, 3) of pT, eta, phi; raises `FeatureError` where they are not all there is."""
+        return object_columns(features)[0]
+
+    def _kinds(self) -> list[int]:
+        return object_columns(self._known())[1].tolist()
+
+    def _embed(self, network: Any, objects: Objects) -> Any:
+        """What is given on of events (B, ...), (B, ``_width``)."""
+        return network.represent(*seen(objects, network.kinds))
+
+    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
+        """Learn from ``reference``, in the order of the events' identity; ``data`` is not looked at.
+
+        Raises `FeatureError` where the columns are no objects, `FitError` where the latent space has collapsed to a line.
+        """
+        check_training(reference, "reference")
+        columns = self._columns(reference.features)
+        reference = in_identity_order(reference, self.seed)
+        return self._train(Sample(object_table(reference.x, columns)), reference)
+
+    def fit_stream(self, files: EventFiles) -> Self:
+        """Learn from files that are never held whole; the order is theirs, shuffled in windows: another one than that of `fit`."""
+        columns = self._columns(files.features)
+        known = files.look(self.seed, _LOOKED_AT)
+        check_training(known, "reference")
+        return self._train(files.sample(columns=columns.ravel(), weighted=False), known)
+
+    def _train(self, sample: Sample | ParquetSample, known: Events) -> Self:
+        """Learn from ``sample``, then look at the latent vectors of the first ``known`` events."""
+        self.features_, self._network = known.features, None
+        plan = self.trainer or TrainPlan()
+        build, loss = self._recipe()
+        task = Task(build, self._config(), loss, sample, draws=True)
+        result = train(task, plan.settings(self, 1), plan.folder, plan.progress)
+        self.weights_, self.record_ = result.state, result.record
+        if len(known) > 1:
+            self._look(known.take(slice(0, _LOOKED_AT)))
+        return self
+
+    def transform(self, events: Events) -> Events:
+        """The same events with the network's inner layer as features, (n, width)."""
+        table = object_table(events.x, self._columns(self._require_known(events)))
+
+        def embed(network: Any, rows: Any) -> Any:
+            return self._embed(network, Objects.of(rows.reshape(len(rows), -1, 3)))
+
+        h = self._evaluated(table, self._rows, embed)
+        return replace(events, x=h, features=self.features(events.features))
 
 
 @dataclass

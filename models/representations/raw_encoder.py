@@ -14,13 +14,13 @@ from ...events import Events
 from ..networks.cl4ad import settle
 from ..networks.dense import BATCH, one_thread
 from ..networks.encoder_inputs import Scheme, describe
-from ..training import Sample, Task, train
+from ..training import ParquetSample, Sample, Task, train
 from ..training_task import TrainPlan
-from .object_encoder import ObjectEncoder
+from .object_encoder import Encoder
 
 
 @dataclass
-class RawEncoder(ObjectEncoder):
+class RawEncoder(Encoder):
     """An encoder of raw columns: objects, constituents of a jet or plain columns, see `describe`.
 
     Who inherits has the settings ``epochs``, ``batch``, ``learning_rate``, ``schedule``, makes a sample of training, and says in
@@ -32,7 +32,11 @@ class RawEncoder(ObjectEncoder):
     spread_: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
     def _learn(
-        self, reference: Events, sample: Sample, shown: NDArray[Any], scheme: Scheme = "angles"
+        self,
+        reference: Events,
+        sample: Sample | ParquetSample,
+        shown: NDArray[Any],
+        scheme: Scheme = "angles",
     ) -> None:
         """Train on ``sample``; ``shown`` (n, d) are raw columns of its events, by which inputs and normalisations are scaled."""
         import torch

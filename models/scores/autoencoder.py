@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...events import Events, in_identity_order
+from ...events import Events
 from ..networks.dense import BATCH, build_dense, evaluate_columns, layers_of, load_weights
-from ..training import ParquetSample, Sample, Scale, Task, TrainPlan, train
-from ..training_files import EventFiles
+from ..training import ParquetSample, Sample, Task, TrainPlan, train
 from .hardware_inputs import HardwareNetwork
-from .weak_trees import check_scored, check_training
+from .weak_trees import check_scored
 
 
 def reconstruction(network: Any, x: Any, y: Any) -> Any:  # noqa: ARG001
@@ -57,28 +56,6 @@ class Autoencoder(HardwareNetwork):
     learning_rate: float = 1e-3
     seed: int = 0
     shards: int = 4
-
-    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
-        """Learn from ``reference``; ``data`` is not looked at.
-
-        Raises `InputError` on an empty sample, values that are not finite or negative weights, `FitError` if the
-        loss diverges.
-        """
-        check_training(reference, "reference")
-        reference = in_identity_order(reference, self.seed)
-        self._learn_scale(reference)
-        return self._train(Sample(self.scale(reference.x), weight=reference.weight))
-
-    def fit_stream(self, files: EventFiles) -> Self:
-        """Learn from files that are never held whole: the scale from 100,000 of their events, which a hash chooses.
-
-        The order of the training is that of the files, shuffled in windows: another one than that of `fit`.
-        """
-        known = files.look(self.seed)
-        check_training(known, "reference")
-        self._learn_scale(known)
-        factor = tuple(2.0 ** -self.shift_.astype(float))
-        return self._train(files.sample(Scale(tuple(self.offset_.tolist()), factor, self.clip)))
 
     def _train(self, sample: Sample | ParquetSample) -> Self:
         plan = self.trainer or TrainPlan()

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ...events import Events, in_identity_order
+from ...events import Events, FeatureSet
 from ..networks.dense import BATCH, initialise, one_thread
 from ..networks.quantised import Pruner, Types, masked, quantised_layers
-from ..training import Sample, Task, TrainPlan, train
+from ..training import ParquetSample, Sample, Task, TrainPlan, train
 from .hardware_inputs import HardwareNetwork
-from .weak_trees import check_scored, check_training
+from .weak_trees import check_scored
 
 #: Bounds of ln variance in training.
 _LARGEST_LOG_VARIANCE = 10.0
@@ -123,22 +123,14 @@ class Axol1tl(HardwareNetwork):
                 f"pruning: found {self.pruning}, expected the part of zero weights, from 0 to below 1"
             )
 
-    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
-        """Learn from ``reference``; ``data`` is not looked at. Raises `InputError` on what cannot be learnt from."""
-        check_training(reference, "reference")
+    def _accept(self, features: FeatureSet) -> None:
         if self.quantised:
-            self.types.check([len(reference.features), *self.hidden, self.latent])
-        reference = in_identity_order(reference, self.seed)
-        self._learn_scale(reference)
+            self.types.check([len(features), *self.hidden, self.latent])
+
+    def _train(self, sample: Sample | ParquetSample) -> Self:
         plan = self.trainer or TrainPlan()
-        settings = plan.settings(self, self.shards)
-        sample = Sample(self.scale(reference.x), weight=reference.weight)
-        result = train(
-            Task(build_vae, self._config(), vae_loss, sample, draws=True),
-            settings,
-            plan.folder,
-            plan.progress,
-        )
+        task = Task(build_vae, self._config(), vae_loss, sample, draws=True)
+        result = train(task, plan.settings(self, self.shards), plan.folder, plan.progress)
         weights = self._pruned(result.state).items()
         kept = {k: self._stored(k, v) for k, v in weights if k.startswith(("encoder", "mean"))}
         return self._keep(kept, result.record)

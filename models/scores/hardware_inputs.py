@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FeatureError, InputError
-from ...events import Events, FeatureSet
+from ...events import Events, FeatureSet, in_identity_order
 from ..networks.dense import scaled_columns
-from ..training import TrainingRecord, TrainPlan
+from ..training import ParquetSample, Sample, Scale, TrainingRecord, TrainPlan
+from ..training_files import EventFiles
+from .weak_trees import check_training
 
 #: Fractional bits that an offset keeps after scaling (2411.19506 subtracts it in ap_fixed<18,13>).
 _OFFSET_BITS = 5
@@ -99,11 +101,45 @@ class HardwareInputs:
 
 @dataclass
 class HardwareNetwork(HardwareInputs):
-    """A score of one trained network on such inputs: its weights by parameter name, and how it was trained."""
+    """A score of one trained network on such inputs: its weights by parameter name, and how it was trained.
 
+    Who inherits says in ``_train`` how a sample of scaled inputs is learnt from, and may refuse columns in ``_accept``.
+    """
+
+    seed: int = 0
     weights_: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
     _ready: Any = field(default=None, repr=False, compare=False)
+
+    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
+        """Learn from ``reference``, in the order of the events' identity; ``data`` is not looked at.
+
+        Raises `InputError` on an empty sample, values that are not finite or negative weights, `FitError` if the
+        loss diverges.
+        """
+        check_training(reference, "reference")
+        self._accept(reference.features)
+        reference = in_identity_order(reference, self.seed)
+        self._learn_scale(reference)
+        return self._train(Sample(self.scale(reference.x), weight=reference.weight))
+
+    def fit_stream(self, files: EventFiles) -> Self:
+        """Learn from files that are never held whole: the scale from 100,000 of their events, which a hash chooses.
+
+        The order of the training is that of the files, shuffled in windows: another one than that of `fit`.
+        """
+        known = files.look(self.seed)
+        check_training(known, "reference")
+        self._accept(known.features)
+        self._learn_scale(known)
+        factor = tuple(2.0 ** -self.shift_.astype(float))
+        return self._train(files.sample(Scale(tuple(self.offset_.tolist()), factor, self.clip)))
+
+    def _accept(self, features: FeatureSet) -> None:
+        """Raises where nothing can be learnt from these columns."""
+
+    def _train(self, sample: Sample | ParquetSample) -> Self:  # noqa: ARG002
+        raise TypeError(f"{type(self).__name__} says not how it is trained")
 
     def _keep(self, weights: dict[str, NDArray[Any]], record: TrainingRecord | None) -> Self:
         """Take trained weights; what was made ready of others (`_ready`) is forgotten."""

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ...events import Events, in_identity_order
+from ...events import Events
 from ..networks.dense import BATCH, evaluate, load_weights
 from ..networks.variational import build_variational, variational_loss
-from ..training import Sample, Task, TrainPlan, train
+from ..training import ParquetSample, Sample, Task, TrainPlan, train
 from .hardware_inputs import HardwareNetwork
-from .weak_trees import check_scored, check_training
+from .weak_trees import check_scored
 
 Kind = Literal["mse", "mu2", "kl", "elbo"]
 
@@ -53,17 +53,8 @@ class VariationalAutoencoder(HardwareNetwork):
                 "hidden layer and one latent number"
             )
 
-    def fit(self, reference: Events, data: Events) -> Self:  # noqa: ARG002
-        """Learn from ``reference``; ``data`` is not looked at.
-
-        Raises `InputError` on an empty sample, values that are not finite or negative weights, `FitError` if the
-        loss diverges.
-        """
-        check_training(reference, "reference")
-        reference = in_identity_order(reference, self.seed)
-        self._learn_scale(reference)
+    def _train(self, sample: Sample | ParquetSample) -> Self:
         plan = self.trainer or TrainPlan()
-        sample = Sample(self.scale(reference.x), weight=reference.weight)
         task = Task(build_variational, self._config(), variational_loss, sample, draws=True)
         result = train(task, plan.settings(self, self.shards), plan.folder, plan.progress)
         return self._keep(result.state, result.record)
