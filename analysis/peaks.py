@@ -177,7 +177,8 @@ class MassScan:
     """Signal fits of ``spectra`` at ``masses`` GeV; arrays are (spectra, masses) but for ``null`` (spectra,).
 
     ``signal`` +- ``error`` events inside and outside the bins, of either sign; ``q0`` = 2 (NLL(0) - NLL) for a positive
-    signal, else 0, and infinite where the fit failed; ``half_deviance`` of the fits and ``null`` of background alone.
+    signal, else 0, and infinite where the fit failed; ``half_deviance`` of the fits and ``null`` of background alone. ``root``: the
+    signed root of q0 corrected to third order (2304.10574, see `peaks_third_order`), which is normal without a signal.
     ``at_edge``: a deficit of all that is expected in empty bins; it has no error of its own and carries that of
     background alone. ``failed``: no minimum, or starts that end in different ones.
     """
@@ -188,19 +189,19 @@ class MassScan:
     q0: Array
     half_deviance: Array
     null: Array
+    root: Array
     at_edge: NDArray[np.bool_]
     failed: NDArray[np.bool_]
 
     @property
     def z(self) -> Array:
         """Local significance, (spectra, masses): signed, so that a deficit is negative; infinite for a failed fit."""
-        root = np.sqrt(2 * np.maximum(self.null[:, None] - self.half_deviance, 0.0))
-        return np.where(self.failed, np.inf, np.where(self.signal > 0, root, -root))
+        return np.where(self.failed, np.inf, self.root)
 
     @property
     def p0(self) -> Array:
-        """Asymptotic local p-value of q0, (spectra, masses): 1/2 for a deficit; 0 for a failed fit."""
-        return np.where(self.failed, 0.0, special.ndtr(-np.sqrt(self.q0)))
+        """Local p-value of ``z``, (spectra, masses): 1/2 for a deficit; 0 for a failed fit."""
+        return special.ndtr(-np.maximum(self.z, 0.0))
 
     @property
     def z_max(self) -> Array:
@@ -220,8 +221,8 @@ def scan_masses(counts: Array, model: Basis, masses: Sequence[float] | Array, sh
     signals = templates(model.edges, masses, shape)
     size = (len(counts), len(signals))
     null, outcome = np.zeros(len(counts)), np.zeros(size, np.int8)
-    mu, error, half = np.zeros(size), np.zeros(size), np.zeros(size)
-    scan_many(counts, *laid_out(model), signals, null, mu, error, half, outcome)
+    mu, error, half, root = (np.zeros(size) for _ in range(4))
+    scan_many(counts, *laid_out(model), signals, null, mu, error, half, root, outcome)
     failed = outcome == FAILED
     q0 = np.where(mu > 0, 2 * np.maximum(null[:, None] - half, 0.0), 0.0)
     return MassScan(
@@ -231,6 +232,7 @@ def scan_masses(counts: Array, model: Basis, masses: Sequence[float] | Array, sh
         np.where(failed, np.inf, q0),
         half,
         null,
+        root,
         outcome == EDGE,
         failed,
     )

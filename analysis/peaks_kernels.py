@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .peaks_algebra import background_of, factorise, information, solve, terms_of, weighted_products
+from .peaks_third_order import corrected_root
 
 Array = NDArray[np.float64]
 MAX_STEPS = 1000
@@ -224,7 +225,7 @@ def _fit_signal(
     counts: Array, phi: Array, logw: Array, signal: Array, floor: Array, null: Array, sigma: float,
     cells: Array, grad: Array, matrix: Array, work: Array, theta: Array,
 ) -> tuple[float, float, float, int]:  # fmt: skip
-    """(yield, error, half deviance, outcome), from the background fit with no signal and with a large one.
+    """(yield, error, half deviance, outcome), from the background fit with no signal and with a large one; theta is the minimum.
 
     Where the two ends differ the lower one counts, if a third start between them finds it again.
     """
@@ -255,6 +256,7 @@ def _fit_signal(
             counts, phi, logw, signal, floor, True, sigma, theta, cells, grad, matrix, work
         )
         agree = fine and abs(half - third) < AGREE
+    theta[:] = first
     if not agree:
         return mu, sigma, half, FAILED
     return (mu, sigma, half, EDGE) if edge else (mu, error, half, GOOD)
@@ -272,9 +274,9 @@ def _touches(counts: Array, cells: Array, floor: Array) -> bool:
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def scan_many(
     counts: Array, phi: Array, logw: Array, signals: Array, nulls: Array, mu: Array, error: Array, half: Array,
-    outcome: NDArray[np.int8],
+    root: Array, outcome: NDArray[np.int8],
 ) -> None:  # fmt: skip
-    """Background fit of every spectrum (n, bins) and a signal fit for every template (masses, bins)."""
+    """Background fit of every spectrum (n, bins), a signal fit for every template (masses, bins) and its `corrected_root`."""
     k, bins = len(phi), phi.shape[2]
     null, theta = np.zeros(k + 1), np.zeros(k + 1)
     cells, grad, base = np.empty((6, bins)), np.empty((k, bins)), np.empty((k, bins))
@@ -298,3 +300,9 @@ def scan_many(
             mu[t, m], error[t, m], half[t, m], outcome[t, m] = _fit_signal(
                 counts[t], phi, logw, signals[m], floor, null, sigma, cells, grad, matrix, work, theta
             )
+            root[t, m] = math.copysign(math.sqrt(2.0 * max(nulls[t] - half[t, m], 0.0)), mu[t, m])
+            if outcome[t, m] == GOOD:
+                _evaluate(counts[t], phi, logw, signals[m], floor, theta, cells, grad)
+                root[t, m] = corrected_root(
+                    root[t, m], grad, signals[m], cells, floor, base, lam, fisher, matrix
+                )

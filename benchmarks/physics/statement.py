@@ -79,27 +79,32 @@ def scan_null(events: float, experiments: int, toys: int) -> float:
 
 def local_sizes(toys: int) -> dict[str, float]:
     """P(Z > 1) and P(Z > 2) of fits of three and four shape parameters to spectra of that order, with the number of
-    standard deviations each is off, and how many are off by more than three. Thousands of toys see what asymptotic
-    formulas miss at few events.
+    standard deviations each is off, and how many are off by more than three; beside it the same count for the plain root
+    of the likelihood ratio. Thousands of toys see what the first-order formula misses at few events.
     """
     out: dict[str, float] = {}
     off: dict[str, float] = {}
+    plain: list[float] = []
     for order in (3, 4):
-        for events in (1e4, 1e5, 1e6):
+        for events in (1e3, 1e4, 1e5, 1e6):
             spectra = throw(of_order(order, events), toys, order)
             scan = scan_masses(spectra, basis(EDGES, order, ENERGY), [2000.0, 2500.0], SHAPE)
+            root = np.sign(scan.signal) * np.sqrt(2 * np.maximum(scan.null[:, None] - scan.half_deviance, 0))
             for i, mass in enumerate((2000, 2500)):
                 for z in (1, 2):
                     p, seen = float(stats.norm.sf(z)), float(np.mean(scan.z[:, i] > z))
+                    error = float(np.sqrt(p * (1 - p) / toys))
                     name = f"size_z{z}_order{order}_{events:.0e}_{mass}"
-                    out[name], off[name] = seen, abs(seen - p) / float(np.sqrt(p * (1 - p) / toys))
+                    out[name], off[name] = seen, abs(seen - p) / error
+                    plain.append(abs(float(np.mean(root[:, i] > z)) - p) / error)
                     WANTED[name] = f"{p:.4f}, off by {off[name]:.1f} standard deviations"
-    worst = max(off.values())
     WANTED["size_worst_off"] = "<= 3 standard deviations"
     return out | {
-        "size_worst_off": worst,
+        "size_worst_off": max(off.values()),
         "size_beyond_3": sum(o > 3 for o in off.values()),
         "size_cells": len(off),
+        "size_plain_root_worst_off": max(plain),
+        "size_plain_root_beyond_3": sum(o > 3 for o in plain),
     }
 
 

@@ -24,7 +24,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "resonant_bias": ("delta_sys_", "verdict_"),
     "densities": ("nsf_", "maf_"),
     "hunt_null": ("null_", "z_"),
-    "statement": ("null_", "size_beyond_3", "size_cells", "pull_", "order_size_", "nested_trials"),
+    "statement": ("null_", "size_", "pull_", "order_size_", "nested_trials"),
     "bumphunter": ("bumphunter_speedup_", "largest_difference_in_t"),
     "fits": ("fit_speedup_over_iminuit", "spectra_worse_by_1e-6", "spectra_compared"),
     "batched_scan/batched_scan_quick": ("scan_speedup_batched",),

@@ -114,7 +114,7 @@ def test_a_deficit_in_empty_bins_is_an_edge_and_not_a_failure():
 def test_a_failed_fit_counts_as_exceeding(monkeypatch):
     from elsewhere.analysis import peaks
 
-    def broken(counts, phi, logw, signals, null, mu, error, half, outcome):
+    def broken(counts, phi, logw, signals, null, mu, error, half, root, outcome):
         outcome[0, 1] = 2
 
     monkeypatch.setattr(peaks, "scan_many", broken)
