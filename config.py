@@ -264,10 +264,6 @@ class SearchConfig(Section):
         roles = {d.role for d in self.events.datasets.values()}
         if "data" not in roles and self.events.fileset is None:
             raise ValueError("no dataset has role: data")
-        if self.rates is not None and (self.reference or self.representation.method != "Identity"):
-            raise ValueError(
-                "rates looks at the columns themselves: give neither reference nor representation"
-            )
         if self.rates is not None and "reference" not in roles:
             raise ValueError("rates needs a dataset with role: reference to learn from")
         asked = self.rates.menu.items() if self.rates is not None else ()
@@ -289,6 +285,18 @@ class SearchConfig(Section):
             )
         if self.hunt is not None and self.reference is None:
             raise ValueError("hunt needs a reference, for example {method: Sidebands, width: 400.0}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_trigger_learns_from_zero_bias(self) -> SearchConfig:
+        if self.rates is None:
+            return self
+        if self.reference is not None:
+            raise ValueError("rates has no mass window to learn a background of: leave out reference")
+        if self.representation.method != "Identity" and self.front is not None:
+            raise ValueError(
+                "front trains scores of the columns themselves: leave it out, or the representation"
+            )
         return self
 
     @model_validator(mode="after")

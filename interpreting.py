@@ -93,7 +93,7 @@ class Observables:
 @dataclass(frozen=True)
 class Space:
     """Where the score looks: coordinates ``x`` (m, d) of ``rows`` (m,) of the material and ``odd_x`` (k, d) of the oddest events,
-    NaN for those that helped to learn the space. ``learnt``: by a representation that was fitted, in its fold 0."""
+    NaN for those that helped to learn the space. ``learnt``: by a representation that was fitted; ``folded``: in its fold 0."""
 
     name: str
     learnt: bool
@@ -101,6 +101,7 @@ class Space:
     x: Array
     rows: NDArray[np.int64]
     odd_x: Array
+    folded: bool = False
 
     def to_draw(self) -> Space:
         """The columns that a picture is drawn from."""
@@ -186,7 +187,8 @@ def material(search: Search, asked: InterpretationSection) -> Material | None:
 def space_of(given: Material, config: SearchConfig) -> Space:
     """The space of the score's representation, with the features themselves where it has none.
 
-    A learnt representation has one space per fold: that of fold 0 is looked at, with events that it has not seen.
+    A learnt representation of a hunt has one space per fold: that of fold 0 is looked at, with events that it has not seen.
+    That of a trigger has seen none of these events.
     """
     model, _ = load(given.model)
     member = model.members_[0] if isinstance(model, CrossFit) else getattr(model, "inner", model)
@@ -198,22 +200,23 @@ def space_of(given: Material, config: SearchConfig) -> Space:
         )
     looking = member.representation
     learnt = isinstance(looking, Storable)
+    folded = learnt and isinstance(model, CrossFit)
     fold = [
-        fold_of(e.identity, model.folds, model.seed)
-        if learnt and isinstance(model, CrossFit)
-        else np.zeros(len(e), np.int64)
+        fold_of(e.identity, model.folds, model.seed) if folded else np.zeros(len(e), np.int64)
         for e in (events, odd)
     ]
     rows, unseen = np.flatnonzero(fold[0] == 0), np.flatnonzero(fold[1] == 0)
-    if learnt and isinstance(model, CrossFit):
-        refuse_seen(events.take(rows), model.seen_[0], "the representation of fold 0")
+    if learnt:
+        before = model.seen_[0] if isinstance(model, CrossFit) else model.seen_
+        refuse_seen(events.take(rows), before, "the representation")
     seen = looking.transform(events.take(rows))
     odd_x = np.full((len(odd), len(seen.features)), np.nan)
     if len(unseen):
         odd_x[unseen] = looking.transform(odd.take(unseen)).x
     x = _floats(seen.x)
     good = np.isfinite(x).all(axis=1)
-    return Space(config.representation.method, learnt, seen.features.names, x[good], rows[good], odd_x)
+    name, columns = config.representation.method, seen.features.names
+    return Space(name, learnt, columns, x[good], rows[good], odd_x, folded)
 
 
 def _floats(x: NDArray[Any]) -> Array:
@@ -236,6 +239,7 @@ def _space_json(
     out: dict[str, Any] = {
         "name": space.name,
         "learnt": space.learnt,
+        "folded": space.folded,
         "events": len(space.rows),
         "columns": list(space.columns),
     }

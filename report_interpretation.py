@@ -124,9 +124,12 @@ def _space_part(made: Mapping[str, Any], label: str) -> ReportPart | None:
     )]  # fmt: skip
     if space["learnt"]:
         figures += _latent_figures(space, label)
+        which = (
+            (" of fold 0", " (every fold has a space of its own)") if space.get("folded", True) else ("", "")
+        )
         text = (
-            f"The representation {space['name']} of fold 0 with {space['events']:,} events that it has not seen (every fold has a "
-            f"space of its own): {len(space['columns'])} coordinates, of which {space['effective_rank']:.3g} are used "
+            f"The representation {space['name']}{which[0]} with {space['events']:,} events that it has not seen{which[1]}: "
+            f"{len(space['columns'])} coordinates, of which {space['effective_rank']:.3g} are used "
             "(exp of the spectrum's entropy)."
         )
     else:

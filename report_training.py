@@ -18,6 +18,8 @@ def _network(place: str) -> str:
     for part in place.split():
         word = "score" if part in ("inner", "model") else part
         words += [] if words[-1:] == [word] else [word]
+    if "representation" in words:  # beside the score, whatever is around both
+        words = words[words.index("representation") :]
     return " ".join(words)
 
 

@@ -29,7 +29,7 @@ from .report_front import front_part
 from .report_training import training_part
 from .resonance import join
 from .stages import Search
-from .trigger import FIRMWARE, FLOAT, MODEL, names_with, outcome
+from .trigger import FIRMWARE, FLOAT, MODEL, names_with, outcome, represented
 from .workspace import Table, read_json
 
 
@@ -172,13 +172,14 @@ def trigger_search(search: Search, shared: Sequence[ReportPart]) -> ReportSearch
     facts = [("crossings", f"{found['crossings']:,}")]
     if "firmware_against_float" in found:
         facts.append(("rank correlation", f"{found['firmware_against_float']['spearman']:.5f}"))
+    space = f" in the space of {config.representation.method}" if represented(config) else ""
     parts = [
         _rates_part(found, label), _menu_part(found), conditions_part(found["conditions"], main["points"], label), _firmware_part(search, data, found, label), front_part(search, label), _scores_part(data, signals, label),
         training_part(search.space.path("models", MODEL), label), *shared,
     ]  # fmt: skip
     return ReportSearch(
         config.report.title or config.name,
-        f"What would a level-1 trigger on the {config.score.method} score take, and at which rate?",
+        f"What would a level-1 trigger on the {config.score.method} score{space} take, and at which rate?",
         " ".join(f"{t[0].upper()}{t[1:]}." for t in lines[-1:]), verdict, "measured",
         facts=facts, parts=parts, numbers={"rates": found},
     )  # fmt: skip

@@ -39,11 +39,12 @@ def shrunk(config: SearchConfig) -> SearchConfig:
     from .models.methods import method
 
     raw = config.model_dump()
-    fields = method(config.score.method).__dataclass_fields__
-    for name in fields:
-        if name == "members" or name.endswith("epochs"):
-            small = 1 if name == "members" else 2
-            raw["score"][name] = min(small, raw["score"].get(name, fields[name].default))
+    for factor in ("representation", "score"):
+        fields = method(raw[factor]["method"]).__dataclass_fields__
+        for name in fields:
+            if name == "members" or name.endswith("epochs"):
+                small = 1 if name == "members" else 2
+                raw[factor][name] = min(small, raw[factor].get(name, fields[name].default))
     if config.hunt is not None:
         raw["hunt"]["toys"] = min(200, config.hunt.toys)
         raw["hunt"]["windows"]["step"] = config.hunt.windows.step * 2

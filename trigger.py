@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from .deploy.tree_firmware import export_trees
 from .errors import ConfigError, FitError
 from .events import FeatureSet
 from .menus import menu_study, sentences
-from .models.base import TrainedTypes, TreeExportable
+from .models.base import Exportable, Score, TrainedTypes, TreeExportable
 from .models.device import on
 from .models.folds import Guarded
 from .models.methods import build, method
+from .models.represented import Represented
 from .models.store import Stored, load, save
 from .models.training import TrainPlan
 from .models.training_files import EventFiles
@@ -53,34 +55,72 @@ def train_inputs(search: Search) -> Any:
     run = search.config.run
     more = [run.precision, run.stream]
     asked = [search.config.score.model_dump(), names_with(search.config, "reference")]
+    if represented(search.config):
+        asked.append(search.config.representation.model_dump())
     return asked if more == ["float32", False] else [*asked, *more]
 
 
-def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict[str, Any]]:
-    """Train the score on the reference datasets; an interrupted training goes on at its last epoch."""
-    config = search.config
+def represented(config: SearchConfig) -> bool:
+    """Whether the score looks at anything but the columns themselves."""
+    return config.representation.method != "Identity"
+
+
+def model_of(config: SearchConfig) -> Score:
+    """The score, not yet trained; behind its representation where it has one."""
     score = build(config.score.method, config.score.settings, "score")
-    ray = config.run.training == "ray"
-    if hasattr(score, "trainer"):
-        score.trainer = TrainPlan(
-            backend="ray" if ray else "plain", workers=_workers(config, score) if ray else 1, ray_address=config.run.ray,
-            folder=search.space.path("models", f".{MODEL}-checkpoint"),
-            progress=lambda epoch, *_: progress(epoch, getattr(score, "epochs", epoch)), precision=config.run.precision,
-        )  # fmt: skip
-    elif config.run.precision != "float32":
+    if not represented(config):
+        return score
+    looking = build(config.representation.method, config.representation.settings, "representation")
+    return Represented(looking, score)
+
+
+def _plan_trainings(search: Search, model: Any, progress: Progress) -> None:
+    """Tell every network of the model where it is trained: the representation's comes before the score's."""
+    config = search.config
+    folder = search.space.path("models", f".{MODEL}-checkpoint")
+    parts = {"": model}
+    if isinstance(model, Represented):
+        parts = {"representation": model.representation, "score": model.inner}
+    trained = {name: part for name, part in parts.items() if hasattr(part, "trainer")}
+    if not trained and config.run.precision != "float32":
+        behind = f" behind {config.representation.method}" if represented(config) else ""
         raise ConfigError(
-            f"run.precision: a {config.score.method} is no network of the training loop; leave it out"
+            f"run.precision: a {config.score.method}{behind} is no network of the training loop; leave it out"
         )
+    total, before = sum(getattr(p, "epochs", 0) for p in trained.values()), 0
+    ray = config.run.training == "ray"
+    for name, part in trained.items():
+        part.trainer = TrainPlan(
+            backend="ray" if ray else "plain", workers=_workers(config, part) if ray else 1, ray_address=config.run.ray,
+            folder=folder / name, progress=_counted_from(before, total, progress), precision=config.run.precision,
+        )  # fmt: skip
+        before += getattr(part, "epochs", 0)
+
+
+def _counted_from(before: int, total: int, progress: Progress) -> Callable[..., None]:
+    """The stage's progress of a training that others of ``before`` epochs come before."""
+    return lambda epoch, *_: progress(before + epoch, max(total, before + epoch))
+
+
+def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    """Train the score, and before it its representation, on the reference datasets.
+
+    An interrupted training goes on at its last epoch.
+    """
+    config = search.config
+    model = model_of(config)
+    _plan_trainings(search, model, progress)
     names = names_with(config, "reference")
     with on(config.run.device):
         if config.run.stream:
             files = EventFiles(tuple(p for n in names for p in search.space.chunks(n)))
-            guarded, features, events = Guarded(score).fit_stream(files), files.features, len(files)
+            guarded, features, events = Guarded(model).fit_stream(files), files.features, len(files)
         else:
             reference = join([search.space.read_table(n) for n in names]).events
-            guarded = Guarded(score).fit(reference, reference)
+            guarded = Guarded(model).fit(reference, reference)
             features, events = reference.features, len(reference)
     record: dict[str, Any] = {"key": key, "reference_events": events}
+    score: Any = guarded.inner.inner if isinstance(guarded.inner, Represented) else guarded.inner
     if getattr(score, "record_", None) is not None:
         record["training"] = score.record_.to_json()
     save(guarded, search.space.path("models", MODEL), features, record)
@@ -134,13 +174,25 @@ def export_firmware(search: Search, progress: Progress) -> tuple[list[str], dict
 
 
 def check_firmware(search: Search) -> None:
-    """Raise `ConfigError` before any work starts where the firmware cannot become what firmware.cms asks for."""
-    section = search.config.firmware
-    if section is None or section.cms is None:
+    """Raise `ConfigError` before any work starts where there can be no firmware, or not what firmware.cms asks for."""
+    config, section = search.config, search.config.firmware
+    if section is None:
         return
-    if issubclass(method(search.config.score.method), TreeExportable):
+    if represented(config):
         raise ConfigError(
-            f"firmware.cms: a {search.config.score.method} is of trees, and only networks (hls4ml) become an emulator of CMSSW; "
+            f"firmware: a {config.score.method} behind {config.representation.method} is not one network of the columns, which is "
+            "what becomes firmware; leave firmware out (firmware: null), or the representation"
+        )
+    if not issubclass(method(config.score.method), (Exportable, TreeExportable)):
+        raise ConfigError(
+            f"firmware: a {config.score.method} is neither one network nor trees in integers, which is what becomes firmware; leave "
+            "firmware out (firmware: null) or choose another score"
+        )
+    if section.cms is None:
+        return
+    if issubclass(method(config.score.method), TreeExportable):
+        raise ConfigError(
+            f"firmware.cms: a {config.score.method} is of trees, and only networks (hls4ml) become an emulator of CMSSW; "
             "leave cms out or choose another score"
         )
     HardwareUnits.of(features_of(search).features)

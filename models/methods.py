@@ -33,6 +33,7 @@ from .representations.essl import Essl
 from .representations.flow_latent import FlowLatent
 from .representations.identity import Identity
 from .representations.jetclr import JetClr
+from .representations.level1_vicreg import Level1VicReg
 from .representations.mass_scaled import MassScaled
 from .representations.rs3l import Rs3l
 from .representations.systematics_aware import SystematicsAware
@@ -50,7 +51,7 @@ from .scores.isolation_forest import IsolationForest
 from .scores.kernel_density import KernelDensity
 from .scores.latent import LaCathode
 from .scores.mahalanobis import Mahalanobis
-from .scores.mixture_density import MixtureDensity
+from .scores.mixture_density import MixtureDensity, MixtureDistance
 from .scores.nearest_neighbours import NearestNeighbours
 from .scores.network_ensemble import NetworkEnsemble
 from .scores.normalised_autoencoder import NormalisedAutoencoder
@@ -66,7 +67,7 @@ from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
 
-REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr, VicReg, JetClr, DarkClr, Essl)
+REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr, VicReg, Level1VicReg, JetClr, DarkClr, Essl)
 #: Representations that need samples handed in, classes or the same events simulated again: for Python.
 TAUGHT = (Cl4ad, Rs3l, SystematicsAware)
 REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)
@@ -83,6 +84,7 @@ SCORES = (
     Cicada,
     FlowDensity,
     MixtureDensity,
+    MixtureDistance,
     KernelDensity,
     GaussianProcessDensity,
     NearestNeighbours,

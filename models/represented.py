@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError
 from ..events import Events
-from .base import Representation, Score, Storable
+from .base import Representation, Score, Storable, Streamed
 from .jobs import FitJob, fit_jobs
 from .nesting import restore_under, state_under
+from .training_files import EventFiles
 
 
 @dataclass
@@ -28,9 +30,22 @@ class Represented:
     def fit(self, reference: Events, data: Events) -> Self:
         """Fit the representation on both samples, then the score on what it gives."""
         self.representation = self.representation.fit(reference, data)
-        self.inner = self.inner.fit(
-            self.representation.transform(reference), self.representation.transform(data)
-        )
+        seen = self.representation.transform(reference)
+        self.inner = self.inner.fit(seen, seen if data is reference else self.representation.transform(data))
+        return self
+
+    def fit_stream(self, files: EventFiles) -> Self:
+        """Learn the representation from files that are never held whole; what is held for the score is the space it gives.
+
+        Raises `ConfigError` for a representation that cannot learn so.
+        """
+        if not isinstance(self.representation, Streamed):
+            raise ConfigError(
+                f"run.stream: a {type(self.representation).__name__} learns from events in memory only; set run.stream: false"
+            )
+        self.representation = self.representation.fit_stream(files)
+        seen = Events.concatenate([self.representation.transform(events) for events in files.events()])
+        self.inner = self.inner.fit(seen, seen)
         return self
 
     def fit_jobs(self, jobs: Iterable[FitJob]) -> list[Self]:

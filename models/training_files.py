@@ -64,19 +64,28 @@ class EventFiles:
             self
         )  # so many hashes are looked at, to have n of them almost surely
         below = np.uint64(2**64 - 1 if part >= 1 else int(part * 2**64))
-        parts: list[Events] = []
-        for block, identity in self._identities():
-            here = np.flatnonzero(identity_hash(identity, seed) <= below)
-            mass = self.features.mass
-            names = [*self.features.names, "weight", *([] if mass is None else [mass.name])]
-            table = read_table(self._whole.blocks[block], names).take(here)
-            values = [table[name].to_numpy() for name in names]
-            x = np.stack(values[: len(self.features)], axis=1).astype(np.float32)
-            masses = np.full(len(here), np.nan) if mass is None else values[-1].astype(np.float64)
-            weight = values[len(self.features)].astype(np.float64)
-            parts.append(Events(x, masses, weight, identity[here], self.features))
+        parts = [
+            self._block(block, identity, np.flatnonzero(identity_hash(identity, seed) <= below))
+            for block, identity in self._identities()
+        ]
         found = Events.concatenate(parts)
         return found.take(np.argsort(identity_hash(found.identity, seed), kind="stable")[:n])
+
+    def events(self) -> Iterator[Events]:
+        """All events in the order of the files, a row group at a time."""
+        for block, identity in self._identities():
+            yield self._block(block, identity, np.arange(len(identity)))
+
+    def _block(self, block: int, identity: NDArray[np.void], rows: NDArray[np.int64]) -> Events:
+        """These rows of a row group, whose events all have ``identity``."""
+        mass = self.features.mass
+        names = [*self.features.names, "weight", *([] if mass is None else [mass.name])]
+        table = read_table(self._whole.blocks[block], names).take(rows)
+        values = [table[name].to_numpy() for name in names]
+        x = np.stack(values[: len(self.features)], axis=1).astype(np.float32)
+        masses = np.full(len(rows), np.nan) if mass is None else values[-1].astype(np.float64)
+        weight = values[len(self.features)].astype(np.float64)
+        return Events(x, masses, weight, identity[rows], self.features)
 
     def _identities(self) -> Iterator[tuple[int, NDArray[np.void]]]:
         names = IDENTITY.names or ()

@@ -24,10 +24,31 @@ def test_a_configuration_with_every_default_written_out_is_the_same(path):
     assert shrunk(config).name == config.name
 
 
-@pytest.mark.parametrize("change", ["reference={method: Outside}", "representation={method: AnomClr}"])
-def test_a_rate_study_takes_no_factor_that_it_would_not_use(change):
-    with pytest.raises(ConfigError, match="rates looks at the columns themselves: give neither"):
-        load_config(ROOT / "templates" / "trigger.yaml", [change])
+TRIGGER = ROOT / "templates" / "trigger.yaml"
+BEHIND = "representation={method: AnomClr}"
+
+
+@pytest.mark.parametrize("more", [[], [BEHIND]])
+def test_a_rate_study_takes_a_representation_but_no_reference(more):
+    assert load_config(TRIGGER, [*more, "firmware=null"]).representation.method == (
+        "AnomClr" if more else "Identity"
+    )
+    with pytest.raises(ConfigError, match="rates has no mass window to learn a background of"):
+        load_config(TRIGGER, [*more, "reference={method: Outside}"])
+
+
+def test_the_front_takes_no_representation():
+    change = "front={bits: [4]}"
+    assert load_config(TRIGGER, [change])
+    with pytest.raises(ConfigError, match="front trains .* of the columns themselves: leave it out, or the"):
+        load_config(TRIGGER, [change, BEHIND])
+
+
+def test_a_test_run_shrinks_the_representation_too():
+    config = shrunk(load_config(TRIGGER, ["representation={method: VicReg, seed: 4}"]))
+    assert config.representation.settings == {"seed": 4, "epochs": 2}
+    assert config.score.settings["epochs"] == 2
+    assert shrunk(load_config(TRIGGER)).representation.settings == {}
 
 
 def test_windows_are_the_asked_ones():

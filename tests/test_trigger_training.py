@@ -1,10 +1,16 @@
 """Where and how a trigger's score is trained, by configuration only."""
 
+import numpy as np
 import pytest
 from elsewhere import report_training, trigger
-from elsewhere.errors import ConfigError
+from elsewhere.errors import ConfigError, LeakError
+from elsewhere.models.folds import Guarded
+from elsewhere.models.methods import build
+from elsewhere.models.represented import Represented
 from elsewhere.models.store import load
-from elsewhere.search import check_methods, open_search, run_search
+from elsewhere.reports import describe
+from elsewhere.search import check_methods, citations_of, open_search, plan_search, run_search
+from elsewhere.workspace import read_json
 
 SEARCH = """
 name: small
@@ -57,6 +63,103 @@ def _hunt(folder):
     path = folder / "hunt.yaml"
     path.write_text(template("dijet"))
     return path
+
+
+LOOKING = {"backbone": [12, 5], "projector": 10, "epochs": 2, "batch": 128}
+BEHIND = [
+    "representation={method: Level1VicReg, backbone: [12, 5], projector: 10, epochs: 2, batch: 128}",
+    "score={method: MixtureDistance, components: 2}",
+]
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory):
+    """A finished search whose score looks at what a representation learnt from zero bias."""
+    signal = "events.datasets.top={files: shipped:ttbar.root, role: signal}"
+    folder = tmp_path_factory.mktemp("behind")
+    search = opened(folder, *BEHIND, signal, "rates.targets_khz=[3000.0]")
+    run_search(search)
+    return search
+
+
+def test_a_score_behind_a_representation_is_what_the_two_give(behind):
+    """Fitted by hand on the reference, and scored by hand: the same numbers as in the stream."""
+    reference = behind.space.read_table("learnt").events
+    looking = build("Level1VicReg", LOOKING, "representation").fit(reference, reference)
+    score = build("MixtureDistance", {"components": 2}, "score")
+    h = looking.transform(reference)
+    score.fit(h, h)
+    data, top = (behind.space.read_table(n, "scores") for n in ("zerobias", "top"))
+    for table in (data, top):
+        np.testing.assert_array_equal(
+            table.scores[trigger.FLOAT], score.score(looking.transform(table.events))
+        )
+    found = read_json(behind.space.path("rates.json"))["scorers"][trigger.FLOAT]
+    point = found["points"][0]
+    parts = [
+        t.events.weight[t.scores[trigger.FLOAT] > point["threshold"]].sum() / t.events.weight.sum()
+        for t in (data, top)
+    ]
+    assert point["rate"]["khz"] == pytest.approx(parts[0] * 11.2456 * 2544)
+    assert point["rate"]["khz"] == pytest.approx(3000, rel=0.05)
+    assert point["efficiency"]["top"][0] == pytest.approx(parts[1])
+
+
+def test_neither_part_scores_what_it_has_seen(behind):
+    model, _ = load(behind.space.path("models", trigger.MODEL))
+    assert isinstance(model, Guarded)
+    assert isinstance(model.inner, Represented)
+    with pytest.raises(LeakError):
+        model.score(behind.space.read_table("learnt").events)
+
+
+def test_the_report_shows_the_space_and_its_training(behind):
+    (group,) = describe(behind)
+    assert "the MixtureDistance score in the space of Level1VicReg" in group.asked
+    parts = {part.title: part for part in group.parts if part is not None}
+    assert [row[0] for row in parts["Training"].tables[0].rows] == ["representation"]
+    assert parts["A map of the events"].text.startswith("The representation Level1VicReg with ")
+    assert "every fold" not in parts["A map of the events"].text
+    space = read_json(behind.space.path("interpretation.json"))["space"]
+    assert (space["learnt"], space["folded"], len(space["columns"])) == (True, False, 5)
+    assert all(f"eprint={{{paper}}}" in citations_of(behind) for paper in ("2105.04906", "2411.19506"))
+    assert behind.space.path("report.html").exists()
+
+
+def test_another_representation_is_another_training(behind, tmp_path):
+    assert {p.why for p in plan_search(behind)} == {"up to date"}
+    other = opened(tmp_path, *BEHIND, "representation.seed=1")
+    assert trigger.train_inputs(other) != trigger.train_inputs(behind)
+    assert len(trigger.train_inputs(opened(tmp_path))) == 2  # as before there were representations
+
+
+def test_progress_counts_the_epochs_of_both_networks(tmp_path):
+    search = opened(tmp_path, BEHIND[0])
+    run_search(search, "process")
+    seen = []
+    trigger.train(search, "", lambda *done: seen.append(done))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    model, _ = load(search.space.path("models", trigger.MODEL))
+    assert model.inner.inner.columns_ == 5
+    assert (
+        read_json(search.space.path("models", trigger.MODEL, "model.json"))["record"]["training"] is not None
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (BEHIND[:1], "firmware: a Autoencoder behind Level1VicReg is not one network of the columns"),
+        (["score={method: Mahalanobis}"], "firmware: a Mahalanobis is neither one network nor trees"),
+    ],
+)
+def test_what_is_no_firmware_is_refused_before_any_work(changes, says, tmp_path):
+    search = opened(tmp_path, *changes, "firmware={}")
+    with pytest.raises(ConfigError, match=says):
+        run_search(search)
+    assert not search.space.path("columns").exists()
+    trigger.check_firmware(opened(tmp_path, *changes))
+    trigger.check_firmware(opened(tmp_path, "firmware={}"))
 
 
 def test_a_report_tells_where_early_stopping_ended_a_training():

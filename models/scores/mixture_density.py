@@ -1,4 +1,4 @@
-"""A Gaussian mixture with full covariances: the small density that needs no network, and the density score it gives."""
+"""A Gaussian mixture with full covariances: the small density that needs no network, and the two scores it gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.linalg import solve_triangular
 from ...errors import ConfigError, FitError, InputError
 from ...events import Events, in_identity_order
 from ..nesting import Stateful
-from .coordinates import CoordinateDensity
+from .coordinates import CoordinateDensity, Coordinates
 from .weak_trees import check_training
 
 #: Rows evaluated at once, the last ones padded, so that no event's score depends on its company.
@@ -20,18 +20,14 @@ _ROWS = 4096
 
 
 @dataclass
-class MixtureDensity(CoordinateDensity):
-    """p(v) = sum_k w_k N(v; mu_k, C_k) fitted to the reference by expectation maximisation; score = -ln p(v).
+class GaussianMixture(Coordinates):
+    """Settings, learnt values and fit of p(v) = sum_k w_k N(v; mu_k, C_k), fitted to the reference by expectation maximisation.
 
     ``starts`` begin at means drawn from the sample (k-means++ seeding) and the one of highest likelihood is kept;
-    ``floor`` is added to the variances, in units of each column's. One density for all masses: p(x | m) = p(x).
-
-    ``coordinates``: "standardised" works on x itself with all lengths in units of each column's deviation, so that units do not
-    matter, and score = -ln p(x). "logit": v as in `Coordinates`; the score is -ln p(v), without the Jacobian, so the two rank
-    differently (`FlowDensity` has it in its score); `log_density` is ln p(x) = ln p(v) + ln |dv/dx| in both.
+    ``floor`` is added to the variances, in units of each column's. ``coordinates``: "standardised" works on x itself with all
+    lengths in units of each column's deviation, so that units do not matter; "logit": v as in `Coordinates`. Who inherits says
+    in ``_of_squares`` what score follows of the squared distances.
     """
-
-    paper: ClassVar[str] = ""
 
     components: int = 8
     starts: int = 2
@@ -94,7 +90,7 @@ class MixtureDensity(CoordinateDensity):
         weight, factor = np.full(k, 1.0 / k), np.repeat(np.diag(np.sqrt(spread))[None], k, axis=0)
         last = -np.inf
         for _ in range(self.iterations):
-            logs = _log_terms(x, weight, means, factor)
+            logs = _log_terms(_squares(x, means, factor), weight, factor)
             total = np.logaddexp.reduce(logs, axis=1)
             likelihood = float(w @ total)
             if likelihood - last < self.tolerance:
@@ -109,14 +105,17 @@ class MixtureDensity(CoordinateDensity):
                 factor[j] = np.linalg.cholesky(covariance)
         return last, (weight, means, factor)
 
+    def _of_squares(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: ARG002
+        raise InputError(f"{type(self).__name__} says of no event how odd it is")
+
     def _odd(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
         out = np.empty(len(v))
         for start in range(0, len(v), _ROWS):
             rows = v[start : start + _ROWS]
             full = np.zeros((_ROWS, v.shape[1]))
             full[: len(rows)] = rows
-            logs = _log_terms(full, self.weight_, self.mean_, self.factor_)
-            out[start : start + len(rows)] = -np.logaddexp.reduce(logs, axis=1)[: len(rows)]
+            squares = _squares(full, self.mean_, self.factor_)
+            out[start : start + len(rows)] = self._of_squares(squares)[: len(rows)]
         return out
 
     def state(self) -> Stateful:
@@ -137,6 +136,42 @@ class MixtureDensity(CoordinateDensity):
         return self
 
 
+@dataclass
+class MixtureDensity(GaussianMixture, CoordinateDensity):
+    """score = -ln p(v) of a `GaussianMixture` of the reference. One density for all masses: p(x | m) = p(x).
+
+    ``coordinates``: "standardised" scores -ln p(x); "logit" -ln p(v), without the Jacobian, so the two rank differently
+    (`FlowDensity` has it in its score); `log_density` is ln p(x) = ln p(v) + ln |dv/dx| in both.
+    """
+
+    paper: ClassVar[str] = ""
+
+    def _of_squares(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
+        return -np.logaddexp.reduce(_log_terms(squares, self.weight_, self.factor_), axis=1)
+
+
+@dataclass
+class MixtureDistance(GaussianMixture):
+    """score = prod_k D_k^(w_k), the geometric mean of the Mahalanobis distances to the components of a `GaussianMixture`.
+
+    D_k = sqrt((v - mu_k)^T C_k^-1 (v - mu_k)). ``weighted``: w_k are the mixture's weights, as in the public code of AXOL1TL
+    (2411.19506), whose score is the square of this one and ranks the same; otherwise 1 / K. Unlike -ln p it knows no
+    normalisation: far from all components it grows as the distance, and at the mean of any of them it falls to 0. The public fit is
+    scikit-learn's, of 2 to 7 components.
+    """
+
+    paper: ClassVar[str] = "2411.19506"
+
+    components: int = 4
+    weighted: bool = True
+
+    def _of_squares(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
+        k = len(self.weight_)
+        share = self.weight_ / self.weight_.sum() if self.weighted else np.full(k, 1.0 / k)
+        logs = np.log(np.maximum(squares, np.finfo(np.float64).tiny))
+        return np.exp(0.5 * (logs * share).sum(axis=1))
+
+
 def _seeded(
     x: NDArray[np.float64], w: NDArray[np.float64], k: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
@@ -150,16 +185,23 @@ def _seeded(
     return np.array(chosen)
 
 
-def _log_terms(
-    x: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    means: NDArray[np.float64],
-    factor: NDArray[np.float64],
+def _squares(
+    x: NDArray[np.float64], means: NDArray[np.float64], factor: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """ln(w_k N(x; mu_k, L_k L_k^T)), shape (n, k)."""
-    out = np.empty((len(x), len(weight)))
-    for j in range(len(weight)):
+    """Squared Mahalanobis distances (x - mu_k)^T (L_k L_k^T)^-1 (x - mu_k), shape (n, k)."""
+    out = np.empty((len(x), len(means)))
+    for j in range(len(means)):
         z = solve_triangular(factor[j], (x - means[j]).T, lower=True)
-        norm = np.log(np.diag(factor[j])).sum() + 0.5 * x.shape[1] * np.log(2 * np.pi)
-        out[:, j] = np.log(weight[j]) - norm - 0.5 * (z * z).sum(axis=0)
+        out[:, j] = (z * z).sum(axis=0)
+    return out
+
+
+def _log_terms(
+    squares: NDArray[np.float64], weight: NDArray[np.float64], factor: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """ln(w_k N(x; mu_k, L_k L_k^T)) by `_squares` (n, k), shape (n, k)."""
+    out, d = np.empty(squares.shape), factor.shape[1]
+    for j in range(len(weight)):
+        norm = np.log(np.diag(factor[j])).sum() + 0.5 * d * np.log(2 * np.pi)
+        out[:, j] = np.log(weight[j]) - norm - 0.5 * squares[:, j]
     return out

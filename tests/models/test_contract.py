@@ -23,6 +23,7 @@ from elsewhere.models.networks.ratio import PriorGrid
 from elsewhere.models.representations.cl4ad import Cl4ad
 from elsewhere.models.representations.essl import Essl
 from elsewhere.models.representations.identity import Identity
+from elsewhere.models.representations.level1_vicreg import Level1VicReg
 from elsewhere.models.representations.rs3l import Rs3l
 from elsewhere.models.representations.systematics_aware import SystematicsAware
 from elsewhere.models.represented import Represented
@@ -38,7 +39,7 @@ from elsewhere.models.scores.isolation_forest import IsolationForest
 from elsewhere.models.scores.kernel_density import KernelDensity
 from elsewhere.models.scores.latent import LaCathode
 from elsewhere.models.scores.mahalanobis import Mahalanobis
-from elsewhere.models.scores.mixture_density import MixtureDensity
+from elsewhere.models.scores.mixture_density import MixtureDensity, MixtureDistance
 from elsewhere.models.scores.nearest_neighbours import NearestNeighbours
 from elsewhere.models.scores.network_ensemble import NetworkEnsemble
 from elsewhere.models.scores.normalised_autoencoder import NormalisedAutoencoder
@@ -198,6 +199,7 @@ SUBJECTS: dict[str, Any] = {
     "MixtureDensity, logit": lambda seed: MixtureDensity(
         components=3, starts=1, coordinates="logit", seed=seed
     ),
+    "MixtureDistance": lambda seed: MixtureDistance(components=3, starts=1, seed=seed),
     "VariationalAutoencoder": lambda seed: VariationalAutoencoder(
         hidden=(16,), latent=2, epochs=15, batch=128, seed=seed, learning_rate=5e-3
     ),
@@ -260,6 +262,18 @@ SUBJECTS: dict[str, Any] = {
     "CrossFit of Guarded": lambda seed: CrossFit(Guarded(trees(seed)), folds=2),
     "Guarded": lambda seed: Guarded(autoencoder(seed)),
     "Represented": lambda seed: Represented(Identity(), trees(seed)),
+    "Represented by Level1VicReg": lambda seed: Represented(
+        Level1VicReg(
+            backbone=(16, 6),
+            projector=16,
+            strength=Strength(mask=0.2, blurred_events=0.3),
+            epochs=10,
+            batch=128,
+            learning_rate=5e-3,
+            seed=seed,
+        ),
+        Mahalanobis(),
+    ),
     "Represented by Cl4ad": lambda seed: Represented(embedding(seed), Mahalanobis()),
     "Represented by SystematicsAware": lambda seed: Represented(
         SystematicsAware(

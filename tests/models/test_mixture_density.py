@@ -1,4 +1,5 @@
-"""The Gaussian mixture in both coordinates: SciPy's normal densities, numbers of the first version, norm and Jacobian."""
+"""The Gaussian mixture in both coordinates: SciPy's normal densities, numbers of the first version, norm and Jacobian; and the
+geometric mean of its Mahalanobis distances: the formula, row by row and component by component."""
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from elsewhere.errors import ConfigError, InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.models.base import Density
 from elsewhere.models.methods import build
-from elsewhere.models.scores.mixture_density import MixtureDensity
+from elsewhere.models.scores.mixture_density import MixtureDensity, MixtureDistance
 from elsewhere.models.store import load, save
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, spearmanr
@@ -142,3 +143,49 @@ def test_the_setting_is_checked_and_the_baseline_can_be_named():
             density.score(constant)
         with pytest.raises(InputError, match="events are too few for 8 components in 2 columns"):
             density.fit(events(bounded(24, 1)), constant)
+
+
+def slow_distance(model, rows, weights):
+    """Products over components of distances by the inverse of the covariance, one event at a time."""
+    out = []
+    for row in rows:
+        product = 1.0
+        for w, mean, factor in zip(weights, model.mean_, model.factor_, strict=True):
+            away = row - mean
+            product *= float(away @ np.linalg.inv(factor @ factor.T) @ away) ** (0.5 * w)
+        out.append(product)
+    return out
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_distance_score_is_the_geometric_mean_of_the_distances(weighted):
+    sample, fresh = events(bounded(4000, 1)), np.float64(np.float32(bounded(60, 2)))
+    model = MixtureDistance(components=3, weighted=weighted).fit(sample, sample)
+    assert model.weight_.max() > 1.3 * model.weight_.min()
+    weights = model.weight_ if weighted else np.full(3, 1 / 3)
+    np.testing.assert_allclose(model.score(events(fresh)), slow_distance(model, fresh, weights), rtol=1e-9)
+    same = MixtureDensity(components=3).fit(sample, sample)
+    np.testing.assert_array_equal(same.mean_, model.mean_)  # one fit for both scores
+    assert not isinstance(model, Density)
+
+
+@pytest.mark.parametrize(("weighted", "wanted"), [(True, 3**0.75), (False, 3**0.5)])
+def test_the_distance_score_by_hand(weighted, wanted):
+    """Unit circles about (0, 0) and (4, 0) that hold 1/4 and 3/4 of the events: (1, 0) is 1 and 3 away from them."""
+    model = MixtureDistance(components=2, weighted=weighted)
+    model._use_columns(2)
+    model.weight_, model.mean_ = np.array([0.25, 0.75]), np.array([[0.0, 0.0], [4.0, 0.0]])
+    model.factor_ = np.repeat(np.eye(2)[None], 2, axis=0)
+    found = model.score(events([[1, 0], [1, 0], [4, 0], [1e30, 0]]))
+    assert found[:2].tolist() == pytest.approx([wanted] * 2, rel=1e-12)
+    assert 0 <= found[2] < 1e-20
+    assert found[3] == pytest.approx(1e30, rel=1e-6)
+
+
+def test_the_distance_score_comes_back_from_disk_and_can_be_named(tmp_path):
+    sample, fresh = events(bounded(2000, 1)), events(bounded(100, 4))
+    model = build("MixtureDistance", {"components": 2, "weighted": False}, "score").fit(sample, sample)
+    save(model, tmp_path / "m", fresh.features, {})
+    back, _ = load(tmp_path / "m", fresh.features)
+    assert not back.weighted
+    np.testing.assert_array_equal(back.score(fresh), model.score(fresh))

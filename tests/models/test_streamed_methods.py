@@ -4,18 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from elsewhere.errors import FeatureError
+from elsewhere.errors import ConfigError, FeatureError
 from elsewhere.events import in_identity_order
 from elsewhere.models.base import Streamed
+from elsewhere.models.folds import Guarded
 from elsewhere.models.representations.anomclr import AnomClr
 from elsewhere.models.representations.cl4ad import Cl4ad
 from elsewhere.models.representations.darkclr import DarkClr
 from elsewhere.models.representations.essl import Essl
+from elsewhere.models.representations.identity import Identity
 from elsewhere.models.representations.jetclr import JetClr
 from elsewhere.models.representations.vicreg import VicReg
+from elsewhere.models.represented import Represented
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.scores.axol1tl import Axol1tl
 from elsewhere.models.scores.cicada import Cicada
+from elsewhere.models.scores.mixture_density import MixtureDensity
 from elsewhere.models.scores.variational_autoencoder import VariationalAutoencoder
 from elsewhere.models.training_files import EventFiles
 from elsewhere.workspace import Chunk, write_chunk
@@ -65,6 +69,20 @@ def test_files_in_the_order_of_identity_give_the_training_in_memory(tmp_path, me
     short = replace(method).fit_stream(files_of(tmp_path, ordered, 200))
     assert short.record_.train_loss != whole.record_.train_loss
     assert short.record_.train_loss == pytest.approx(whole.record_.train_loss, rel=0.5)
+
+
+def test_a_score_behind_a_representation(tmp_path):
+    """The representation learns from the files, the score from the space of all their events: the same as in memory."""
+    looking = VicReg(backbone=(16, 8), projector=16, **HOW)
+    events = in_identity_order(objects(700, 1), looking.seed)
+    files = files_of(tmp_path, events, len(events))
+    made = Guarded(Represented(replace(looking), MixtureDensity(components=2))).fit_stream(files)
+    memory = Guarded(Represented(replace(looking), MixtureDensity(components=2))).fit(events, events)
+    fresh = objects(50, 2, first=10_000)
+    assert np.array_equal(made.score(fresh), memory.score(fresh))
+    assert np.array_equal(made.seen_, memory.seen_)
+    with pytest.raises(ConfigError, match="a Identity learns from events in memory only"):
+        Represented(Identity(), MixtureDensity()).fit_stream(files)
 
 
 def test_who_needs_more_than_files_of_one_sample_is_not_streamed():
