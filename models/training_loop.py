@@ -99,7 +99,7 @@ class Trainer:
     ) -> tuple[dict[str, Any], Stream | None]:
         """The arrays of a sample on this device, or how they come from its files."""
         if isinstance(sample, ParquetSample):
-            return {}, Stream(sample, batch, read)
+            return {}, Stream(sample, batch, read, self.settings.epochs)
         return self._here(sample.arrays() if sample else {}), None
 
     def _here(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +123,14 @@ class Trainer:
 
     def run(self, folder: Path | None, key: str, report: Progress | None) -> None:
         """Train from the checkpoint in ``folder`` (if its key fits) to the last epoch."""
+        try:
+            self._run(folder, key, report)
+        finally:
+            for stream in (self.stream, self.held_stream):
+                if stream is not None:
+                    stream.close()
+
+    def _run(self, folder: Path | None, key: str, report: Progress | None) -> None:
         if folder is not None:
             self._resume(folder, key)
         if not self.exchange.same(self.done.epoch):
@@ -279,7 +287,9 @@ class Trainer:
     def _held_parts(self) -> Iterator[dict[str, Any]]:
         """The validation sample in its own order, batch by batch."""
         stream = self.held_stream
-        for piece in [self.held] if stream is None else map(self._here, stream.pieces(None)):
+        for piece in (
+            [self.held] if stream is None else map(self._here, stream.pieces(None, self.done.epoch - 1))
+        ):
             for start in range(0, len(piece["x"]), _VALIDATION_BATCH):
                 yield {k: v[start : start + _VALIDATION_BATCH] for k, v in piece.items()}
 

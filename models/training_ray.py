@@ -7,6 +7,7 @@ files is read and scaled by tasks of Ray Data (`training_stream_ray`).
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, ElsewhereError, FitError
+from ..errors import ConfigError, ElsewhereError, FeatureError, FitError, InputError
 from ..workspace import atomic
 from .arrays import write_arrays
 from .device import chosen, on
@@ -25,12 +26,14 @@ from .networks.dense import one_thread
 from .training_checkpoint import CHECKPOINT, finish, over, progressed, read_checkpoint, task_key
 from .training_loop import Trainer
 from .training_stream import ParquetSample
-from .training_stream_ray import by_ray_data
+from .training_stream_ray import RayData
 from .training_task import Progress, Sample, Task, TrainingResult, TrainSettings
 
 log = logging.getLogger(__name__)
 
 _DATA = "data.safetensors"
+#: What is wrong with the input, if a worker found anything: another try would find it again.
+_REFUSED = "refused.json"
 _RESTARTS = 3
 _OBJECT_STORE = 300_000_000
 _ENVIRONMENT = {
@@ -38,6 +41,11 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it hides accelerators from tasks without one
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default: the least time any training takes
+    # Ray runs the loop in a second thread, whose arrays glibc gives back to the system at every step: the processes that a local
+    # session starts keep them.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "536870912",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
 }
 
 
@@ -136,6 +144,8 @@ def _loop(config: dict[str, Any]) -> None:
     from safetensors.numpy import load_file
 
     folder = Path(config["folder"])
+    if (folder / _REFUSED).exists():
+        return
     arrays = load_file(folder / _DATA)
 
     def sample(name: str) -> Sample | ParquetSample | None:
@@ -151,8 +161,17 @@ def _loop(config: dict[str, Any]) -> None:
     task = Task(config["build"], config["config"], config["loss"], *rest)
 
     # No ray.train.report: it waits for the controller's next poll, 2 s per epoch, and tells what the checkpoint holds.
-    with one_thread(), on(config["device"]):
-        Trainer(task, config["settings"], _Distributed(), by_ray_data).run(folder, config["key"], None)
+    exchange, read = _Distributed(), RayData()
+    try:
+        with one_thread(), on(config["device"]):
+            Trainer(task, config["settings"], exchange, read).run(folder, config["key"], None)
+    except (InputError, FeatureError) as error:
+        with atomic(folder / _REFUSED) as temporary:
+            temporary.write_text(json.dumps([isinstance(error, FeatureError), str(error)]))
+        if exchange.world > 1:
+            raise  # the others may wait for this one; started anew, all of them end
+    finally:
+        read.close()
 
 
 def train_on_ray(
@@ -170,11 +189,13 @@ def train_on_ray(
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of another task
     elif over(done := progressed(*found), settings):
         return finish(done, task, settings)
+    (folder / _REFUSED).unlink(missing_ok=True)
     _write_data(task, folder)
     with ray_session(settings.ray_address, settings.workers) as ray, _watched(folder, key, progress):
         if chosen() == "cuda":
             _check_gpus(ray, settings.workers)
         _fit(task, settings, folder, key)
+    _raise_refused(folder)
     found = read_checkpoint(folder, key)
     if found is None:
         raise FitError(
@@ -182,6 +203,14 @@ def train_on_ray(
         )
     (folder / _DATA).unlink(missing_ok=True)
     return finish(progressed(*found), task, settings)
+
+
+def _raise_refused(folder: Path) -> None:
+    path = folder / _REFUSED
+    if path.exists():
+        columns, text = json.loads(path.read_text())
+        path.unlink()
+        raise (FeatureError if columns else InputError)(text)
 
 
 def _check_gpus(ray: Any, workers: int) -> None:

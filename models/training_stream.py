@@ -2,14 +2,15 @@
 
 The order of an epoch is a function of seed and epoch alone. The row groups (blocks) are put in a drawn order and cut into windows of at
 least ``window`` rows; the rows of a window are permuted. A window that holds the whole sample gives the very order of a sample in
-memory. Whoever reads the blocks only brings them in the order that is asked for: a thread of this process, or Ray Data.
+memory. Whoever reads the blocks only brings them in the order that is asked for: a thread of this process, or Ray Data. As the orders
+are known beforehand, reading goes on from one epoch into the next.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,7 +56,8 @@ class ParquetSample:
     """What is learnt from, in files: x from ``columns`` (scaled), y from ``target``, weights from ``weight`` (None: all one).
 
     ``paths``: a workspace's chunks or any Parquet files with these columns, in an order that is part of the result. ``window``: rows
-    that are shuffled together. Held at once are at most two windows, two blocks and a batch; a block (row group) is read whole.
+    that are shuffled together. Held at once are at most two windows, two blocks and a batch (with Ray Data one window here, and what
+    its object store is given); a block (row group) is read whole.
     Raises `InputError` for files that cannot be read or hold no event, `FeatureError` for columns they lack.
     """
 
@@ -121,7 +123,7 @@ class ParquetSample:
 
 
 #: Gives the rows of the blocks in their order, cut anywhere.
-Reader = Callable[[ParquetSample, Sequence[Block]], Iterator[Rows]]
+Reader = Callable[[ParquetSample, Iterable[Block]], Iterator[Rows]]
 
 
 def opened(path: Path | str) -> Any:
@@ -190,7 +192,7 @@ def scaled_rows(
     return out
 
 
-def in_this_process(sample: ParquetSample, blocks: Sequence[Block]) -> Iterator[Rows]:
+def in_this_process(sample: ParquetSample, blocks: Iterable[Block]) -> Iterator[Rows]:
     """A `Reader`: one thread reads ahead, by a window at most."""
     ahead: deque[tuple[int, Future[Rows]]] = deque()
     following, waiting = iter(blocks), 0
@@ -227,23 +229,27 @@ def windows(blocks: Sequence[Block], window: int, rng: np.random.Generator | Non
 
 
 class Stream:
-    """The pieces of an epoch, one after another in the same memory, cut so that every batch but the last is full."""
+    """The pieces of an epoch, one after another in the same memory, cut so that every batch but the last is full.
 
-    def __init__(self, sample: ParquetSample, batch: int, read: Reader) -> None:
-        self.sample, self.batch, self.read = sample, batch, read
+    ``epochs``: where the training ends if nothing ends it before, so that what follows an epoch may be read while it lasts. `close` ends
+    the reading.
+    """
+
+    def __init__(self, sample: ParquetSample, batch: int, read: Reader, epochs: int = 0) -> None:
+        self.sample, self.batch, self.read, self.epochs = sample, batch, read, epochs
         self.most_held = 0
         self._held: Rows = {}
+        self._source: _Source | None = None
+        self._follows: tuple[int | None, int] | None = None
 
     def pieces(self, seed: int | None, epoch: int = 0) -> Iterator[Rows]:
         """The rows of an epoch in the order in which they are to be taken, piece by piece; seed None: as in the files.
 
         A piece is overwritten by the next one.
         """
-        blocks = self.sample.blocks
-        drawn = None if seed is None else np.random.default_rng([seed, epoch, _BLOCKS])
-        groups = windows(blocks, self.sample.window, drawn)
+        source = self._opened(seed, epoch)
+        blocks, groups = self.sample.blocks, self._groups(seed, epoch)
         room = min(len(self.sample), self.sample.window + max(b.rows for b in blocks)) + self.batch
-        source = _Source(self.read(self.sample, [block for group in groups for block in group]))
         rng = None if seed is None else np.random.default_rng([seed, epoch])
         left = 0
         try:
@@ -259,7 +265,30 @@ class Stream:
                 left = held - whole
                 for values in self._held.values():
                     values[:left] = values[whole:held]
+            if epoch + 1 < self.epochs:
+                self._follows = (seed, epoch + 1)
         finally:
+            if self._follows is None:
+                self.close()
+
+    def _groups(self, seed: int | None, epoch: int) -> list[list[Block]]:
+        drawn = None if seed is None else np.random.default_rng([seed, epoch, _BLOCKS])
+        return windows(self.sample.blocks, self.sample.window, drawn)
+
+    def _opened(self, seed: int | None, epoch: int) -> _Source:
+        """What is being read, if this epoch is what comes next in it."""
+        if self._source is None or self._follows != (seed, epoch):
+            self.close()
+            following = range(epoch, max(self.epochs, epoch + 1))
+            blocks = (b for e in following for group in self._groups(seed, e) for b in group)
+            self._source = _Source(self.read(self.sample, blocks))
+        self._follows = None
+        return self._source
+
+    def close(self) -> None:
+        """Stop reading."""
+        source, self._source, self._follows = self._source, None, None
+        if source is not None:
             source.close()
 
     def _fill(self, source: _Source, place: NDArray[np.int64], room: int) -> None:

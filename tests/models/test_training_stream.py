@@ -14,8 +14,16 @@ from elsewhere.models.networks.dense import build_dense
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.scores.isolation_forest import IsolationForest
 from elsewhere.models.scores.weak_network import cross_entropy
-from elsewhere.models.training import ParquetSample, Sample, Scale, Task, TrainPlan, TrainSettings, train
+from elsewhere.models.training import (
+    ParquetSample,
+    Sample,
+    Scale,
+    Task,
+    TrainSettings,
+    train,
+)
 from elsewhere.models.training_files import EventFiles
+from elsewhere.models.training_loop import Alone, Trainer
 from elsewhere.models.training_stream import Stream, in_this_process, read_rows, windows
 from elsewhere.workspace import Chunk, Varied, write_chunk
 
@@ -140,6 +148,67 @@ def test_reading_ahead_stops_a_window_before(tmp_path):
     assert len(asked) == 3  # of 150 rows each
 
 
+class Counted:
+    """`in_this_process`, with how often it was begun, what was asked for, and whether it is at its end."""
+
+    def __init__(self) -> None:
+        self.begun, self.open, self.asked = 0, 0, []
+
+    def __call__(self, sample, blocks):
+        self.begun, self.open = self.begun + 1, self.open + 1
+
+        def seen():
+            for block in blocks:
+                self.asked.append(block)
+                yield block
+
+        try:
+            yield from in_this_process(sample, seen())
+        finally:
+            self.open -= 1
+
+
+def test_reading_goes_on_from_one_epoch_into_the_next(tmp_path):
+    """One reader for all epochs, which has begun with the next before it is asked for; the rows are those of epochs read one by one."""
+    made, read = streamed(written(tmp_path, arrays()), 400), Counted()
+    stream = Stream(made, 64, read, epochs=3)
+    for number in (0, 1):
+        found = np.concatenate([p["x"].copy() for p in stream.pieces(3, number)])
+        assert np.array_equal(found, np.concatenate([p["x"] for p in epoch(made, 3, number)[1]]))
+        assert (read.begun, read.open) == (1, 1)
+        ahead = len(read.asked) - (number + 1) * len(made.blocks)
+        assert 1 <= ahead <= 4  # a window of blocks of 134 or 150 rows
+    assert sum(len(p["x"]) for p in stream.pieces(3, 0)) == 2000  # not the one that was to follow
+    assert read.begun == 2
+    next(stream.pieces(3, 1))
+    stream.close()
+    assert read.open == 0
+    assert len(read.asked) < 4 * len(made.blocks)
+    list(stream.pieces(3, 2))
+    assert read.open == 0  # the last one, without being told
+
+
+@pytest.mark.parametrize("end", ["last", "stopped", "refused"])
+def test_nothing_reads_on_when_a_training_is_over(tmp_path, end):
+    """After the last epoch, after an early stop, after an error in the middle."""
+    made, read = streamed(written(tmp_path, arrays()), 400), Counted()
+    settings = replace(SETTINGS, epochs=40, learning_rate=0.3, patience=1 if end == "stopped" else 0)
+    settings = replace(settings, epochs=3) if end == "last" else settings
+    trainer = Trainer(task(made, made), settings, Alone(), read)
+
+    def stop(number, loss, validation):
+        if end == "refused" and number == 2:
+            raise InputError("enough")
+
+    if end == "refused":
+        with pytest.raises(InputError, match="enough"):
+            trainer.run(None, "", stop)
+    else:
+        trainer.run(None, "", None)
+    assert (read.begun, read.open) == (2, 0)
+    assert trainer.done.epoch < 40
+
+
 def test_the_scale_is_the_scores_own(tmp_path):
     """Autoencoder.scale of the raw columns, to the last bit, clipped values among them."""
     events = make(1000, 1)
@@ -234,23 +303,3 @@ def test_bad_files_and_columns_are_named(tmp_path):
     damaged = streamed((paths[1],), 100)
     with pytest.raises(InputError, match=r"1\.parquet is damaged"):
         read_rows(damaged, damaged.blocks[0])
-
-
-@pytest.mark.slow
-def test_ray_data_brings_the_same_events_in_the_same_order(tmp_path):
-    """Two workers whose blocks tasks of Ray Data read, and one process alone: one network, bit for bit."""
-    paths = written(tmp_path, arrays())
-    job = task(streamed(paths, 400), streamed(paths, 700))
-    alone = train(job, SETTINGS)
-    assert same(train(job, replace(SETTINGS, backend="ray", workers=2), tmp_path / "c"), alone)
-
-
-@pytest.mark.slow
-def test_a_score_is_trained_from_files_on_ray(tmp_path):
-    events = make(600, 1)
-    write_chunk(tmp_path / "a.parquet", Chunk(events, {}, {}, {}))
-    files = EventFiles((tmp_path / "a.parquet",))
-    small = Autoencoder(hidden=(8,), latent=2, epochs=2, batch=64)
-    alone = replace(small).fit_stream(files)
-    ray = replace(small, trainer=TrainPlan("ray", 2)).fit_stream(files)
-    assert all(np.array_equal(alone.weights_[k], ray.weights_[k]) for k in alone.weights_)
