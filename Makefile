@@ -76,6 +76,7 @@ bench-outliers: $(VENV)/.dev ## outlier scores and representations -> benchmarks
 	$(BIN)/python benchmarks/outliers/dark.py
 	$(BIN)/python benchmarks/outliers/images.py
 	$(BIN)/python benchmarks/outliers/classes.py
+	$(BIN)/python benchmarks/outliers/resim.py
 	$(BIN)/python benchmarks/outliers/throughput.py
 
 bench-gpu: $(VENV)/.dev ## where torch sees a GPU: the scan of networks and the flow of CATHODE on it -> benchmarks/results/gpu.json
