@@ -14,8 +14,14 @@ from ...errors import ConfigError
 from ..device import chosen
 from .dense import initialise, one_thread
 
-#: Numbers per constituent that the network sees, see `jet_inputs`.
+#: Numbers per constituent that the network sees, see `jet_inputs`; one more where jets are posed.
 SEEN = 7
+#: The least size of a posed jet: that of a single constituent would be 0.
+_LEAST_SIZE = 0.01
+#: Numbers of a whole jet, see `jet_numbers`, powers of the distance in them, and where their distances and logarithms end.
+NUMBERS = 18
+_POWERS = (0.5, 1.0, 2.0)
+_FAR, _NOTHING = 100.0, 1e-12
 #: Linear layers of an EdgeConv block.
 _LAYERS = 3
 #: Added to a variance before its root is taken.
@@ -31,7 +37,9 @@ class ParticleNet:
     """Sizes of the network, and how it is held back; the defaults are the published ones.
 
     ``neighbours`` of each constituent; ``channels`` of the EdgeConv blocks, each of three layers; ``width`` of the dense layer
-    behind them; ``dropout`` of that layer; ``weight_decay`` of AdamW (1711.05101).
+    behind them; ``dropout`` of that layer; ``weight_decay`` of AdamW (1711.05101). ``posed``: see `jet_inputs`; ``numbers``:
+    the dense layer sees `jet_numbers`, normalised, beside the constituents' mean. Neither is published with this network; both tell
+    a small one, or one of few jets, what it would have to find.
     """
 
     neighbours: int = 16
@@ -39,6 +47,8 @@ class ParticleNet:
     width: int = 256
     dropout: float = 0.1
     weight_decay: float = 1e-4
+    posed: bool = False
+    numbers: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))  # a list, from a model folder
@@ -50,12 +60,18 @@ class ParticleNet:
             )
 
 
-def jet_inputs(table: Any) -> tuple[Any, Any, Any]:
+def jet_inputs(table: Any, posed: bool = False) -> tuple[Any, Any, Any]:
     """What ParticleNet sees of constituents (B, 3 N) of pT [GeV], eta and phi about the jet axis; pT 0: none is there.
 
     Numbers (B, N, 7): eta, phi, ln pT, ln E, ln pT / pT_jet, ln E / E_jet, Delta R to the axis; places (B, N, 2); which are there
     (B, N). Constituents are massless and the jet's own eta is not known: E = pT cosh eta, that of a frame in which the axis is
     transverse to the beam. pT_jet and E_jet are those of the constituents' sum. Empty slots: 0.
+
+    ``posed``: eta, phi and Delta R are those about the constituents' pT-weighted centre, turned so that the longest axis of the jet
+    comes first, flipped so that the third moments along both axes are not negative (1407.5675), in units of the jet's own size u,
+    the root of the pT-weighted mean square distance (zoomed, after 1609.00607, for angles of images); ln u is one more number of
+    each constituent, (B, N, 8). For small angles u is m / pT of the constituents' sum; it is at least `_LEAST_SIZE`. So jets of one
+    kind look alike at every mass and angle, and what else depends on the mass can be learnt from u.
     """
     import torch
 
@@ -63,16 +79,76 @@ def jet_inputs(table: Any) -> tuple[Any, Any, Any]:
     there = pt > 0
     pt, eta, phi = (torch.where(there, v, torch.zeros_like(v)) for v in (pt, eta, phi))
     log_pt = torch.where(there, pt, torch.ones_like(pt)).log()
-    size = eta.abs()
-    log_energy = log_pt + size + torch.log1p((-2 * size).exp()) - float(np.log(2))  # no cosh overflows
+    steep = eta.abs()
+    log_energy = log_pt + steep + torch.log1p((-2 * steep).exp()) - float(np.log(2))  # no cosh overflows
     sums = torch.hypot((pt * phi.cos()).sum(dim=1, keepdim=True), (pt * phi.sin()).sum(dim=1, keepdim=True))
     low = torch.finfo(table.dtype).min
     whole = torch.where(there, log_energy, torch.full_like(eta, low)).logsumexp(dim=1, keepdim=True)
+    x, y, size = _posed(pt, eta, phi) if posed else (eta, phi, None)
     parts = [
-        eta, phi, log_pt, log_energy, log_pt - sums.clamp(min=1e-6).log(), log_energy - whole, torch.hypot(eta, phi)
+        x, y, log_pt, log_energy, log_pt - sums.clamp(min=1e-6).log(), log_energy - whole, torch.hypot(x, y),
+        *([] if size is None else [size.log().expand_as(pt)]),
     ]  # fmt: skip
     seen = torch.stack(parts, dim=2)
     return torch.where(there[:, :, None], seen, torch.zeros_like(seen)), torch.stack([eta, phi], dim=2), there
+
+
+def _shares(pt: Any) -> Any:
+    """Part of the sum of pT (B, N) that every constituent has; 0 where all have none."""
+    return pt / pt.sum(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def _posed(pt: Any, eta: Any, phi: Any) -> tuple[Any, Any, Any]:
+    """Angles (B, N) along the jet's two axes in units of its size, and the size (B, 1); see `jet_inputs`."""
+    import torch
+
+    share = _shares(pt)
+
+    def mean(v: Any) -> Any:
+        return (share * v).sum(dim=1, keepdim=True)
+
+    x, y = eta - mean(eta), phi - mean(phi)
+    turn = 0.5 * torch.atan2(2 * mean(x * y), mean(x * x) - mean(y * y))
+    size = (mean(x * x) + mean(y * y)).sqrt().clamp(min=_LEAST_SIZE)
+    x, y = (v / size for v in (turn.cos() * x + turn.sin() * y, turn.cos() * y - turn.sin() * x))
+    x, y = (torch.where(mean(v**3) < 0, -v, v) for v in (x, y))
+    return x, y, size
+
+
+def jet_numbers(table: Any) -> Any:
+    """Numbers (B, `NUMBERS`) of whole jets of constituents (B, 3 N), which tell prongs from one another.
+
+    With z = pT_i / sum of pT, R_ij the distance of two, e2 = sum z_i z_j R_ij^b over pairs and e3 = sum z_i z_j z_k (R_ij R_jk R_ki)^b over triples (1305.0007): ln of e2, e3 / e2^2
+    and e3 / e2^3 (1409.6298) for the b of `_POWERS`; ln of sum z_i R_i^b for b = 1/2 and 1, R_i to the axis; ln of the sum of pT;
+    sqrt of sum z^2; the three largest z; how many constituents, and how many of z > 1 %. Ratios are given, though they follow from
+    the rest: a network learns small differences of large numbers slowly.
+    """
+    import torch
+
+    pt, eta, phi = table.reshape(len(table), -1, 3).unbind(dim=2)
+    there = pt > 0
+    pt, eta, phi = (torch.where(there, v, torch.zeros_like(v)) for v in (pt, eta, phi))
+    z = _shares(pt)
+    apart = torch.hypot(eta[:, :, None] - eta[:, None], phi[:, :, None] - phi[:, None]).clamp(max=_FAR)
+    pairs, root = z[:, :, None] * z[:, None], z.sqrt()
+    logs: list[Any] = []
+    for power in _POWERS:
+        step = apart**power
+        two = _log(0.5 * (pairs * step).sum(dim=(1, 2)))
+        edge = root[:, :, None] * step * root[:, None]
+        three = _log(((edge @ edge) * edge).sum(dim=(1, 2)) / 6)
+        logs += [two, three - 2 * two, three - 3 * two]
+    far = torch.hypot(eta, phi).clamp(max=_FAR)
+    logs += [*(_log((z * far**power).sum(dim=1)) for power in (0.5, 1.0)), _log(pt.sum(dim=1))]
+    largest = torch.nn.functional.pad(z, (0, 3)).topk(3, dim=1).values.unbind(dim=1)
+    counts = [there.sum(dim=1), (z > 0.01).sum(dim=1)]
+    others = [z.square().sum(dim=1).sqrt(), *largest, *(n.to(table.dtype) for n in counts)]
+    return torch.stack([*logs, *others], dim=1)
+
+
+def _log(value: Any) -> Any:
+    """ln, of `_NOTHING` where there is less."""
+    return value.clamp(min=_NOTHING).log()
 
 
 def nearest(places: Any, there: Any, neighbours: int) -> tuple[Any, Any]:
@@ -209,20 +285,26 @@ def _body(sizes: ParticleNet, frozen: bool, activated: bool) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            widths = [SEEN, *sizes.channels]
-            self.norm = _norm(SEEN, frozen)
+            widths = [SEEN + sizes.posed, *sizes.channels]
+            self.norm = _norm(widths[0], frozen)
             self.blocks = torch.nn.ModuleList(
                 _edge_conv(a, b, sizes.neighbours, frozen) for a, b in pairwise(widths)
             )
-            self.dense = _linear(sizes.channels[-1], sizes.width, bias=True)
+            self.numbers_norm: Any = _norm(NUMBERS, frozen) if sizes.numbers else None
+            pooled = sizes.channels[-1] + (NUMBERS if sizes.numbers else 0)
+            self.dense = _linear(pooled, sizes.width, bias=True)
 
         def forward(self, table: Any) -> Any:
-            x, places, there = jet_inputs(table)
+            x, places, there = jet_inputs(table, sizes.posed)
             x = self.norm(x, there) * there[:, :, None]
             for block in self.blocks:
                 x = block(x, places, there)
                 places = x
             pooled = x.sum(dim=1) / there.sum(dim=1, keepdim=True).clamp(min=1)
+            if self.numbers_norm is not None:
+                some = there.any(dim=1)
+                numbers = self.numbers_norm(jet_numbers(table), some) * some[:, None]
+                pooled = torch.cat([pooled, numbers], dim=1)
             out = self.dense(pooled)
             return out.relu() if activated else out
 

@@ -22,6 +22,7 @@ from ..networks.dense import BATCH, evaluate, load_weights
 from ..networks.flow_modules import load_parameters
 from ..networks.particle_net import ParticleNet, evaluate_jets, statistics
 from ..training import Sample, Task, TrainingRecord, TrainPlan, train
+from ..training_task import Schedule
 from .doubt import DISTANCES, Kind, distances, logit_scores, moments_of, squares
 from .known_classes import REFERENCE, balanced, check_classes, stacked
 from .weak_trees import check_scored
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 #: Standardised inputs end here, where float32 can still hold what the layers make of them.
 _CLIP = 1e6
-#: Batches of the training part whose means and variances a ParticleNet is frozen with.
-_FREEZING = 8
+#: Batches of the training part whose means and variances a ParticleNet is frozen with, of at least so many jets together.
+_FREEZING, _FREEZING_JETS = 8, 4096
 
 
 @dataclass
@@ -56,10 +57,11 @@ class ClassifierAnomaly:
     1 + ``exposure``. They should be of many kinds: one narrow family makes its like odd, and others less odd than without it. ``matching`` gives classes and outliers one mass spectrum, see `match_masses`. What was used is a prior of
     the search: `prior` says which, ``priors_`` how many events.
 
-    ``particle_net`` None: a dense network of layers ``hidden`` on standardised columns, trained by Adam. The paper's is a `ParticleNet` (1902.08570),
-    for feature sets of constituents (CandI_pt, CandI_eta, CandI_phi), trained by AdamW in 20 ``epochs`` with a ``batch`` of 1024; ``hidden``
-    is not looked at then. Its normalisation is frozen with the statistics of up to 8 batches of the training part, so that
-    no jet's score depends on another jet; the epoch that is kept is chosen before that, validation jets normalised by their batch.
+    ``particle_net`` None: a dense network of layers ``hidden`` on standardised columns, trained by Adam. The paper's is a
+    `ParticleNet` (1902.08570), for feature sets of constituents (CandI_pt, CandI_eta, CandI_phi), trained by AdamW in 20 ``epochs``
+    with a ``batch`` of 1024 and a constant rate; ``hidden`` is not looked at then. Its normalisation is frozen with the statistics of
+    8 batches of the training part, or as many as hold 4096 jets, so that no jet's score depends on another jet; the epoch that is
+    kept is chosen before that, validation jets normalised by their batch.
     """
 
     paper: ClassVar[str] = "2201.07199"
@@ -75,6 +77,7 @@ class ClassifierAnomaly:
     epochs: int = 50
     batch: int = 256
     learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
     validation: float = 0.2
     calibrate: bool = True
     exposure: float = 0.5
@@ -149,7 +152,8 @@ class ClassifierAnomaly:
         self.weights_, self.record_ = result.state, result.record
         if jets:
             network = load_parameters(build_classifier(config), self.weights_)
-            count = min(_FREEZING, max(1, len(learnt.x) // self.batch))  # whole batches, if there is one
+            wanted = max(_FREEZING, -(-_FREEZING_JETS // self.batch))
+            count = min(wanted, max(1, len(learnt.x) // self.batch))  # whole batches, if there is one
             self.weights_ |= statistics(
                 network, (learnt.x[i * self.batch : (i + 1) * self.batch] for i in range(count))
             )

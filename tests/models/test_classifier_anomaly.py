@@ -90,6 +90,15 @@ def two():
     return fit(classes={"w": jets("w", 4000, 1, first=10**7)})
 
 
+def test_the_rate_can_fall(fitted):
+    falling = fit(schedule="cosine")
+    assert not np.array_equal(falling.weights_["head.weight"], fitted.weights_["head.weight"])
+    loss = [s.record_.validation_loss for s in (fitted, falling)]
+    assert np.std(np.diff(loss[1][-4:])) < np.std(
+        np.diff(loss[0][-4:])
+    )  # at the end it hardly moves any more
+
+
 def test_the_printed_numbers():
     found = logit_scores(np.array([[2.0, 0.5, -1.0]]), anti=0)
     printed = {

@@ -1,6 +1,7 @@
 """ParticleNet against a slow reference written from its formula, its symmetries, and what an empty slot must not do."""
 
 from dataclasses import asdict, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from elsewhere.models.networks.particle_net import (
     build_particle_net,
     evaluate_jets,
     jet_inputs,
+    jet_numbers,
     nearest,
     statistics,
 )
@@ -66,6 +68,37 @@ def trained(**changes):
     return load_weights(build_classifier(config(frozen=True, **changes)), weights | found)
 
 
+def posed(cloud):
+    """Angles along a jet's principal axes in units of its size, and the size, by an eigendecomposition."""
+    pt, eta, phi = np.array(cloud).T
+    apart = np.stack([v - np.average(v, weights=pt) for v in (eta, phi)])
+    _, axes = np.linalg.eigh(np.cov(apart, aweights=pt, ddof=0) if len(pt) > 1 else np.eye(2))
+    along = axes[:, ::-1].T @ apart  # the longest first
+    size = max(0.01, np.average((apart**2).sum(axis=0), weights=pt) ** 0.5)
+    along *= np.where(np.average(along**3, axis=1, weights=pt) < 0, -1, 1)[:, None]
+    return along / size, size
+
+
+def numbers(cloud):
+    """What is known of a whole jet, pair by pair and triple by triple."""
+    pt, places = np.array(cloud)[:, 0], np.array(cloud)[:, 1:]
+    z, n = pt / pt.sum(), len(pt)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    logs = []
+    for power in (0.5, 1, 2):
+        two = [z[i] * z[j] * apart[i, j] ** power for i, j in combinations(range(n), 2)]
+        three = [
+            z[i] * z[j] * z[k] * (apart[i, j] * apart[j, k] * apart[i, k]) ** power
+            for i, j, k in combinations(range(n), 3)
+        ]
+        e2, e3 = max(sum(two), 1e-12), max(sum(three), 1e-12)
+        logs += [np.log(e2), np.log(e3 / e2**2), np.log(e3 / e2**3)]
+    others = [*((z * np.hypot(*places.T) ** power).sum() for power in (0.5, 1)), pt.sum()]
+    largest = sorted([*z, 0, 0, 0], reverse=True)[:3]
+    counts = n, (z > 0.01).sum()
+    return np.array([*logs, *np.log(np.maximum(others, 1e-12)), (z**2).sum() ** 0.5, *largest, *counts])
+
+
 def by_hand(network, row):
     """One jet in NumPy, constituent by constituent and edge by edge, by the formulas."""
     w = {k: v.numpy().astype(float) for k, v in network.state_dict().items()}
@@ -75,18 +108,20 @@ def by_hand(network, row):
         return (x - w[f"{name}.mean"]) / root * w[f"{name}.weight"] + w[f"{name}.bias"]
 
     cloud = [c for c in row.reshape(-1, 3).astype(float) if c[0] > 0]
+    turned = len(w["body.norm.mean"]) == 8
+    angles, size = posed(cloud) if cloud and turned else (np.array([c[1:] for c in cloud]).T, None)
     if cloud:
         energy = sum(pt * np.cosh(eta) for pt, eta, _ in cloud)
         whole = np.hypot(sum(pt * np.cos(f) for pt, _, f in cloud), sum(pt * np.sin(f) for pt, _, f in cloud))
     x = [
         norm(
             np.array([
-                eta, phi, np.log(pt), np.log(pt * np.cosh(eta)), np.log(pt / whole),
-                np.log(pt * np.cosh(eta) / energy), np.hypot(eta, phi),
+                *angle, np.log(pt), np.log(pt * np.cosh(eta)), np.log(pt / whole),
+                np.log(pt * np.cosh(eta) / energy), np.hypot(*angle), *([np.log(size)] if turned else []),
             ]),
             "body.norm",
         )
-        for pt, eta, phi in cloud
+        for (pt, eta, _), angle in zip(cloud, np.transpose(angles), strict=True)
     ]  # fmt: skip
     places = [c[1:] for c in cloud]
     for b in range(len(SIZES.channels)):
@@ -105,6 +140,10 @@ def by_hand(network, row):
             out.append(np.maximum(mean + shortcut, 0))
         x = places = out
     pooled = np.mean(x, axis=0) if x else np.zeros(SIZES.channels[-1])
+    if "body.numbers_norm.mean" in w:
+        pooled = np.concatenate(
+            [pooled, norm(numbers(cloud), "body.numbers_norm") if cloud else np.zeros(18)]
+        )
     h = np.maximum(w["body.dense.weight"] @ pooled + w["body.dense.bias"], 0)
     return np.concatenate([w["head.weight"] @ h + w["head.bias"], h])
 
@@ -113,8 +152,9 @@ def by_hand(network, row):
 COUNTS = [SLOTS, SLOTS, 7, 4, 3, 2, 1, 0]
 
 
-def test_the_network_is_its_formula():
-    network, x = trained(), tables(COUNTS)
+@pytest.mark.parametrize("more", [{}, {"posed": True}, {"numbers": True}])
+def test_the_network_is_its_formula(more):
+    network, x = trained(**more), tables(COUNTS)
     slow = np.array([by_hand(network, row) for row in x])
     assert np.allclose(evaluate_jets(network, x), slow, rtol=1e-4, atol=1e-4)
     assert len(np.unique(slow.round(6), axis=0)) == len(COUNTS)
@@ -168,6 +208,41 @@ def test_what_is_seen_of_a_constituent():
     assert np.allclose(places[0], [[0.2, -0.1], [-0.4, 0.3], [0, 0]])
     assert (seen[0, 2] == 0).all()
     assert torch.isfinite(seen).all()
+
+
+def test_a_posed_jet_looks_the_same_at_every_mass_place_and_angle():
+    small = tables([SLOTS, 7, 3]).reshape(3, SLOTS, 3) * np.array([1, 0.1, 0.1], np.float32)
+    pt, eta, phi = small.astype(float).transpose(2, 0, 1)
+    there = pt > 0
+    four = (pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta))
+    energy, *momentum = (v.sum(axis=1) for v in four)
+    mass = np.sqrt(energy**2 - sum(p**2 for p in momentum))
+    other = (eta + 1j * phi) * np.exp(1j * np.array([[0.7], [2.1], [-1.3]])) * 3 + 0.2 - 0.1j
+    moved = np.where(there[:, :, None], np.stack([pt, other.imag, other.real], axis=2), 0)  # mirrored, too
+    seen, seen_moved = (
+        jet_inputs(torch.from_numpy(t.reshape(3, -1).astype(np.float32)), posed=True)[0].numpy()
+        for t in (small, moved)
+    )
+    for column in (0, 1, 6):  # the angles
+        assert np.allclose(seen[there, column], seen_moved[there, column], atol=2e-3)
+    size = np.exp(seen[:, 0, 7])
+    assert np.allclose(size, mass / np.hypot(*momentum[:2]), rtol=0.01)
+    assert np.allclose(np.exp(seen_moved[:, 0, 7]), 3 * size, rtol=1e-3)
+    assert (seen[~there] == 0).all()
+    alone = jet_inputs(torch.from_numpy(tables([1, 0])), posed=True)[0]
+    assert torch.isfinite(alone).all()
+    assert alone[0, 0, 7].item() == pytest.approx(np.log(0.01))
+
+
+def test_the_numbers_of_a_jet():
+    x = tables([SLOTS, 7, 3, 2, 1])
+    found = jet_numbers(torch.from_numpy(x)).numpy()
+    slow = [numbers([c for c in row.reshape(-1, 3).astype(float) if c[0] > 0]) for row in x]
+    assert np.allclose(found, slow, rtol=1e-4, atol=1e-4)
+    even = np.array([[100, 0.2, 0, 100, -0.2, 0, 0, 0, 0]], np.float32)  # two prongs: e2 = R^b / 4, no triple
+    e2, c2, d2 = np.exp(jet_numbers(torch.from_numpy(even))[0, 3:6].double().numpy())
+    assert [e2, c2, d2] == pytest.approx([0.1, 1e-10, 1e-9], rel=1e-4)
+    assert torch.isfinite(jet_numbers(torch.tensor([[1e6, 1e6, 1e6, 0, 0, 0], [0.0] * 6]))).all()
 
 
 @pytest.mark.parametrize("d", [2, 6])
@@ -272,10 +347,12 @@ def jets(kind, n, seed, first=0, columns=FEATURES):
     return Events(t.reshape(n, -1).astype(np.float32), mass, rng.uniform(0.5, 1.5, n), identity, columns)
 
 
-def classifier(seed=0, n=500, **settings):
+def classifier(seed=0, n=500, more=False, **settings):
     classes = {"two": jets(2, n, 3, first=10**6)}
     settings = {"epochs": 6, "batch": 128, "learning_rate": 1e-2, "classes": classes, **settings}
-    return ClassifierAnomaly(particle_net=ParticleNet(4, (8, 8), 12), seed=seed, **settings)
+    return ClassifierAnomaly(
+        particle_net=ParticleNet(4, (8, 8), 12, posed=more, numbers=more), seed=seed, **settings
+    )
 
 
 def auc(signal, background):
@@ -289,7 +366,10 @@ def test_the_contract_of_a_score():
         parts = [jets(kind, m, seed, first + i * k) for i, (kind, m) in enumerate(((2, k), (1, n - k))) if m]
         return Events.concatenate(parts)
 
-    assert broken_promises(lambda seed: classifier(seed, kind="anti_class"), toy) == []
+    assert (
+        broken_promises(lambda seed: classifier(seed, kind="anti_class", schedule="cosine", more=True), toy)
+        == []
+    )
 
 
 @pytest.mark.parametrize("logits", ["linear", "distance"])
@@ -309,6 +389,19 @@ def test_it_learns_prongs_and_survives_the_store(tmp_path, logits):
         assert np.array_equal(back.scores(jets(2, 300, 6))[kind], values), kind
     with pytest.raises(ConfigError, match="particle_net: its neighbours are sorted"):
         score.network()
+
+
+def test_small_batches_are_many_when_the_normalisation_is_frozen(monkeypatch):
+    seen = []
+
+    def counted(network, batches):
+        seen.extend(len(b) for b in batches)
+        return statistics(network, [tables([SLOTS] * 5)])
+
+    monkeypatch.setattr("elsewhere.models.scores.classifier_anomaly.statistics", counted)
+    classifier(batch=32, epochs=1).fit(jets(1, 500, 4), None)
+    assert set(seen) == {32}
+    assert len(seen) > 20  # all whole batches of about 800 jets, not 8
 
 
 def test_columns_that_are_no_constituents():
