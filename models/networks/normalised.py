@@ -23,6 +23,8 @@ from .dense import initialise
 SLOPE = 0.25
 #: A code shorter than this is not made longer.
 SHORT = 1e-6
+#: Negatives of an epoch that are remembered at most, and directions in which they are compared with events.
+_REMEMBERED, _DIRECTIONS = 4096, 128
 
 #: Weight and bias of each layer.
 Layers = list[tuple[Any, Any]]
@@ -106,8 +108,8 @@ def build_normalised(config: Mapping[str, Any]) -> Any:
 def ready_for_chains(network: Any, latent: int, config: Mapping[str, Any]) -> Any:
     """``network`` with what the second training needs, where ``config`` is of that: settings, replay buffer, step, mean energies.
 
-    A network has ``halves(frozen)``, encoder and decoder as functions (``frozen``: without a way back to the weights), and
-    ``inside``, which puts events where the decoder can reach.
+    With ``compared``, the number of columns, also room for an epoch's last negatives. A network has ``halves(frozen)``, encoder and
+    decoder as functions (``frozen``: without a way back to the weights), and ``inside``, which puts events where the decoder can reach.
     """
     import torch
 
@@ -118,6 +120,9 @@ def ready_for_chains(network: Any, latent: int, config: Mapping[str, Any]) -> An
         network.register_buffer("step", torch.zeros(1, dtype=torch.int64))
         network.register_buffer("replay", torch.zeros(network.chains.buffer, latent))
         network.register_buffer("diary", torch.zeros(int(config["epochs"]), 2, dtype=torch.float64))
+        if "compared" in config:
+            rows = min(network.epoch_steps * network.chains.count, _REMEMBERED)
+            network.register_buffer("found", torch.zeros(rows, int(config["compared"])))
     return network
 
 
@@ -212,6 +217,15 @@ def first_codes(network: Any, generator: Any) -> Any:
     return torch.where((again & (filled > 0))[:, None], replay[which], fresh)
 
 
+def _put(buffer: Any, rows: Any, step: int) -> None:
+    """The rows (n, k) of a step into the buffer (m, k), in the place of its oldest."""
+    import torch
+
+    kept = rows[-len(buffer) :]
+    first = step * len(rows) + len(rows) - len(kept)
+    buffer[(first + torch.arange(len(kept), device=buffer.device)) % len(buffer)] = kept
+
+
 def negatives(network: Any, halves: Halves, generator: Any) -> Any:
     """Events (count, d) that the chains find likely under exp(-energy / T); the ends of the latent chains go into the buffer.
 
@@ -225,8 +239,7 @@ def negatives(network: Any, halves: Halves, generator: Any) -> Any:
             lambda z: energy(decode(z), halves) / heat, first_codes(network, generator),
             how.latent_steps, how.latent_step, lambda _: how.latent_noise, how.clip, generator, on_sphere,
         )  # fmt: skip
-        place = (int(network.step) * how.count + torch.arange(how.count, device=z.device)) % how.buffer
-        network.replay[place] = z
+        _put(network.replay, z, int(network.step))
         return walk(
             lambda x: energy(x, halves) / heat, network.inside(decode(z)),
             how.x_steps, how.x_step, lambda k: how.x_noise / (1 + k), how.clip, generator, network.inside,
@@ -236,7 +249,10 @@ def negatives(network: Any, halves: Halves, generator: Any) -> Any:
 def normalised_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:
     """E(x+) - <E(x-)> + gamma <E(x-)^2> + decay |W|^2 of a batch x (n, d) with weights y (n, 1), per event (n,)."""
     halves = network.halves()
-    up, down = energy(x, halves), energy(negatives(network, network.halves(frozen=True), generator), halves)
+    found = negatives(network, network.halves(frozen=True), generator)
+    up, down = energy(x, halves), energy(found, halves)
+    if hasattr(network, "found"):
+        _put(network.found, found, int(network.step))
     epoch = int(network.step) // network.epoch_steps
     means = ((up.detach() * y[:, 0]).sum() / y.sum(), down.detach().mean())
     for side, mean in enumerate(means):
@@ -246,8 +262,34 @@ def normalised_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:
     return up + (network.gamma * down.square().mean() - down.mean() + network.decay * size)
 
 
+def sliced_distance(x: Any, weight: Any, found: Any, seed: int = 0) -> float:
+    """Sliced Wasserstein distance W2 of events x (n, d), weighted by ``weight`` (n,), and ``found`` (m, d), all of weight 1.
+
+    The root of the mean of W2^2 along directions drawn from ``seed``; along one it is the mean of (found - x)^2 at the m quantiles
+    (i + 1/2) / m. 0 for the same events; along a direction u, |shift u| for shifted ones.
+    """
+    import torch
+
+    across = torch.randn(
+        (x.shape[1], _DIRECTIONS), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    across = (across / across.norm(dim=0)).to(x.device)
+    ours, theirs = x.double() @ across, (found.double() @ across).sort(dim=0).values
+    ours, order = ours.sort(dim=0)
+    filled = weight.double()[order].cumsum(dim=0)
+    middle = (torch.arange(len(found), device=x.device, dtype=torch.float64) + 0.5) / len(found)
+    at = torch.searchsorted((filled / filled[-1]).T.contiguous(), middle.expand(_DIRECTIONS, -1).contiguous())
+    return float((theirs - ours.gather(0, at.T.clamp_max(len(x) - 1))).square().mean().sqrt())
+
+
 class ChainTrainer(Trainer):
-    """The training loop with the module's buffers among what is kept: replay buffer, step and mean energies."""
+    """The training loop with the module's buffers among what is kept: replay buffer, step, mean energies, an epoch's last negatives.
+
+    Its validation is the sliced Wasserstein distance of the validation events and those negatives.
+    """
+
+    def _validate(self) -> float:
+        return sliced_distance(self.held["x"], self.held["weight"], self.network.found, self.settings.seed)
 
     def state(self) -> State:
         """A copy of weights and buffers as they are now."""

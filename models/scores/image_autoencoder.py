@@ -37,8 +37,9 @@ class ImageAutoencoder(NormalisedTraining):
     estimate; chains accepted by their own energies, and gradients cut image by image, not row by row; the last bias begins at the
     mean pixel, which saves the epochs that find it. ``scale`` multiplies energies by its square. As published (1) they are near 1e-6,
     so that at T = 1 every step of a chain is accepted and codes walk at random; what ``gamma`` adds is nothing below energies of
-    1 / (2 ``gamma``). Watch ``energies_``: nothing keeps a training from going past the point where both are equal. The sampling is the
-    published heuristic. The second training runs in this process, whatever ``trainer`` asks for: the result is the same.
+    1 / (2 ``gamma``). Watch ``energies_``: nothing keeps a training from going past the point where both are equal, unless ``held``
+    chooses the epoch. The sampling is the published heuristic. The second training runs in this process, whatever ``trainer`` asks for:
+    the result is the same.
     """
 
     paper: ClassVar[str] = "2206.14225"

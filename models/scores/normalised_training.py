@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError
+from ...errors import ConfigError, InputError
 from ..arrays import arrays_digest
 from ..nesting import Stateful
 from ..networks.dense import one_thread
@@ -31,9 +31,15 @@ class NormalisedTraining:
     manifold (`Chains`). ``energies_``: mean energies of both samples per epoch, which meet where it has converged.
     ``normalised_epochs`` 0: only the first training, a plain autoencoder with its code on a sphere.
 
+    ``held`` chooses the epoch: 0, as published in 2206.14225, keeps the last one. Above, it is the part of the reference that the
+    second training does not see, and the epoch is kept whose negatives are nearest to it by their Wasserstein distance, the criterion
+    of 2510.02168, which needs no signal (``record_.validation_loss``: the distance after every epoch, in units of a column). Not as
+    published there: the distance is the sliced one (`sliced_distance`), and no part of the loss.
+
     Who inherits names in ``_build`` the function that makes its network.
     """
 
+    more_papers: ClassVar[tuple[str, ...]] = ("2510.02168",)
     _build: ClassVar[Callable[[Mapping[str, Any]], Any]]
 
     latent: int = 3
@@ -44,6 +50,7 @@ class NormalisedTraining:
     normalised_rate: float = 1e-5
     gamma: float = 1.0
     decay: float = 1e-8
+    held: float = 0.0
     chains: Chains = field(default_factory=Chains)
     seed: int = 0
     shards: int = 4
@@ -68,6 +75,8 @@ class NormalisedTraining:
                 f"found autoencoder_epochs {self.autoencoder_epochs}, normalised_epochs {self.normalised_epochs}; expected at least 1, "
                 "and at least 0 (0: a plain autoencoder)"
             )
+        if not 0 <= self.held < 1:
+            raise ConfigError(f"held: found {self.held}, expected a part of the events from 0 to below 1")
 
     @property
     def epochs(self) -> int:
@@ -103,15 +112,11 @@ class NormalisedTraining:
             log.info(
                 "%s makes its negative events in this process, not on workers of Ray", type(self).__name__
             )
-        more = {
-            "chains": asdict(self.chains), "gamma": self.gamma, "decay": self.decay, "epochs": self.normalised_epochs,
-            "epoch_steps": -(-len(x) // self.batch), "start": arrays_digest(first),
-        }  # fmt: skip
-        sample = Sample(x, weight[:, None], weight)
-        task = Task(type(self)._build, self._config(x.shape[1]) | more, normalised_loss, sample, draws=True)
+        task = self._second_task(x, weight, first)
         settings = TrainSettings(
-            self.normalised_epochs, self.batch, self.normalised_rate, self.seed, shards=1
-        )
+            self.normalised_epochs, self.batch, self.normalised_rate, self.seed, shards=1,
+            keep="best" if self.held else "last",
+        )  # fmt: skip
         folder = None if plan.folder is None else plan.folder / "normalised"
         key = task_key(task, settings) if folder is not None else ""
         with one_thread():
@@ -121,9 +126,28 @@ class NormalisedTraining:
                     parameter.copy_(torch.from_numpy(np.array(first[name])))
             trainer.run(folder, key, later(plan.progress, self.autoencoder_epochs))
         state = trainer.done.kept[0][1]
-        self.energies_ = state["diary"]
+        self.energies_ = trainer.state()["diary"]
         self.weights_ = {k: state[k] for k in first}
         self.record_, self._loaded = finish(trainer.done, task, settings).record, None
+
+    def _second_task(
+        self, x: NDArray[np.float32], weight: NDArray[np.float64], first: Mapping[str, NDArray[Any]]
+    ) -> Task:
+        """What the second training learns; the last events, in an order that their identities decided, are held out."""
+        rows = len(x) - round(self.held * len(x))
+        if self.held and not 0 < rows < len(x):
+            raise InputError(
+                f"reference: of {len(x)} events the part {self.held} cannot be held out; give more events or another ``held``"
+            )
+        more = {
+            "chains": asdict(self.chains), "gamma": self.gamma, "decay": self.decay, "epochs": self.normalised_epochs,
+            "epoch_steps": -(-rows // self.batch), "start": arrays_digest(first),
+        } | ({"compared": x.shape[1]} if self.held else {})  # fmt: skip
+        sample = Sample(x[:rows], weight[:rows, None], weight[:rows])
+        held = Sample(x[rows:], weight=weight[rows:]) if self.held else None
+        return Task(
+            type(self)._build, self._config(x.shape[1]) | more, normalised_loss, sample, held, draws=True
+        )
 
     def _config(self, columns: int) -> dict[str, Any]:
         """What the network is built from, for inputs of so many columns."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from elsewhere.errors import ConfigError, InputError
+from elsewhere.models.networks import normalised as module
 from elsewhere.models.networks.dense import evaluate, load_weights
 from elsewhere.models.networks.normalised import (
     Chains,
@@ -16,6 +17,7 @@ from elsewhere.models.networks.normalised import (
     normalised,
     normalised_loss,
     on_sphere,
+    sliced_distance,
     walk,
 )
 from elsewhere.models.scores.normalised_autoencoder import NormalisedAutoencoder
@@ -178,28 +180,31 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("when", [1, 4])
-def test_a_kill_changes_nothing(tmp_path, when):
+@pytest.mark.parametrize(("when", "held"), [(1, 0.0), (4, 0.0), (4, 0.2)])
+def test_a_kill_changes_nothing(tmp_path, when, held):
     """Killed in the first training, or in the second with a buffer that is partly filled."""
-    reference = make(150, 1)
-    whole = NormalisedAutoencoder(**SMALL).fit(reference, reference)
+    reference, how = make(150, 1), SMALL | {"held": held}
+    whole = NormalisedAutoencoder(**how).fit(reference, reference)
 
     def kill(epoch, loss, held):
         if epoch == when:
             raise Killed
 
     with pytest.raises(Killed):
-        NormalisedAutoencoder(**SMALL, trainer=TrainPlan(folder=tmp_path, progress=kill)).fit(
+        NormalisedAutoencoder(**how, trainer=TrainPlan(folder=tmp_path, progress=kill)).fit(
             reference, reference
         )
     seen = []
     plan = TrainPlan(folder=tmp_path, progress=lambda epoch, loss, held: seen.append(epoch))
-    again = NormalisedAutoencoder(**SMALL, trainer=plan).fit(reference, reference)
+    again = NormalisedAutoencoder(**how, trainer=plan).fit(reference, reference)
     assert seen == list(range(when + 1, 7))
     assert np.array_equal(again.energies_, whole.energies_)
+    assert (again.energies_ > 0).all()
+    assert again.record_.validation_loss == whole.record_.validation_loss
+    assert len(whole.record_.validation_loss) == (4 if held else 0)
     for name, value in whole.weights_.items():
         assert np.array_equal(again.weights_[name], value), name
-    other = NormalisedAutoencoder(**SMALL, gamma=0.5, trainer=TrainPlan(folder=tmp_path)).fit(
+    other = NormalisedAutoencoder(**how, gamma=0.5, trainer=TrainPlan(folder=tmp_path)).fit(
         reference, reference
     )
     assert not np.array_equal(
@@ -225,6 +230,80 @@ def test_the_score_is_the_mean_squared_error_of_standardised_columns():
     assert np.allclose(score.score(fresh), ((back - x) ** 2).mean(dim=1).detach().numpy(), rtol=1e-4)
 
 
+def test_the_sliced_distance_is_that_of_sorted_events():
+    """Along one direction the root of the mean squared difference of sorted events, each as often as its weight says."""
+    rng = np.random.default_rng(1)
+    weight = rng.integers(1, 4, 40)
+    x, found = rng.normal(size=(40, 1)), rng.gamma(2.0, size=(int(weight.sum()), 1))
+    expected = np.sqrt(np.mean((np.sort(np.repeat(x, weight)) - np.sort(found[:, 0])) ** 2))
+    tensors = [torch.from_numpy(a) for a in (x, weight.astype(np.float32), found)]
+    assert sliced_distance(*tensors) == pytest.approx(expected, rel=1e-9)
+    assert sliced_distance(tensors[0], torch.ones(40), tensors[0].flip(0)) == 0
+
+
+def test_the_sliced_distance_of_a_shift_is_its_length_seen_from_all_sides():
+    x, shift = (
+        torch.randn((300, 3), generator=torch.Generator().manual_seed(2)),
+        torch.tensor([1.0, -2.0, 2.0]),
+    )
+    assert sliced_distance(x, torch.ones(300), x + shift) == pytest.approx(3 / np.sqrt(3), rel=0.1)
+    assert sliced_distance(x, torch.ones(300), x + 2 * shift) == pytest.approx(
+        2 * sliced_distance(x, torch.ones(300), x + shift), rel=1e-5
+    )
+
+
+def test_the_epoch_whose_negatives_are_nearest_is_kept(monkeypatch):
+    """Distances 3, 1, 2: what is kept is what two epochs give; the events compared are held out, the negatives the epoch's."""
+    reference, seen, made = make(150, 1), [], []
+    real = module.negatives
+
+    def record(*arguments):
+        made.append(real(*arguments))
+        return made[-1]
+
+    def distance(x, weight, found, seed):
+        seen.append((x.clone(), weight.clone(), found.clone()))
+        return [3.0, 1.0, 2.0][len(seen) - 1]
+
+    monkeypatch.setattr(module, "negatives", record)
+    monkeypatch.setattr(module, "sliced_distance", distance)
+    how = SMALL | {"held": 0.2}
+    whole = NormalisedAutoencoder(**how | {"normalised_epochs": 3}).fit(reference, reference)
+    assert whole.record_.validation_loss == (3.0, 1.0, 2.0)
+    assert len(made) == 6  # 120 of 150 events in batches of 64
+    for epoch, (x, weight, found) in enumerate(seen):
+        assert x.shape == (30, 4)
+        assert (weight > 0).all()
+        assert torch.equal(found, torch.cat(made[2 * epoch : 2 * epoch + 2]))
+    train = whole._second_task(np.arange(600, dtype=np.float32).reshape(150, 4), np.ones(150), {}).train.x
+    assert train.max() == 479
+    seen.clear()
+    short = NormalisedAutoencoder(**how | {"normalised_epochs": 2}).fit(reference, reference)
+    assert whole.energies_.shape == (3, 2)
+    assert (whole.energies_ > 0).all()
+    for name, value in short.weights_.items():
+        assert np.array_equal(whole.weights_[name], value), name
+    seen.clear()
+    last = NormalisedAutoencoder(**SMALL | {"normalised_epochs": 3}).fit(reference, reference)
+    assert not seen
+    assert last.record_.validation_loss == ()
+
+
+def test_of_more_negatives_than_are_remembered_the_last_ones_are_compared(monkeypatch):
+    monkeypatch.setattr(module, "_REMEMBERED", 40)
+    chains = Chains(count=16, buffer=40, latent_steps=1, x_steps=1)
+    config = {"widths": [4, 8], "latent": 3, "seed": 1, "chains": asdict(chains), "gamma": 1.0, "decay": 0.0}
+    network = build_normalised(config | {"epochs": 1, "epoch_steps": 4, "compared": 4})
+    made = []
+    monkeypatch.setattr(module, "negatives", lambda *a: made.append(negatives(*a)) or made[-1])
+    for _ in range(4):
+        normalised_loss(
+            network, torch.zeros(5, 4), torch.ones(5, 1), torch.Generator().manual_seed(len(made))
+        )
+    rows = {tuple(r) for r in torch.cat(made)[-40:].tolist()}
+    assert {tuple(r) for r in network.found.tolist()} == rows
+
+
 def test_errors():
     with pytest.raises(ConfigError, match="a buffer that holds all chains"):
         Chains(count=100, buffer=50)
@@ -234,3 +313,7 @@ def test_errors():
         NormalisedAutoencoder(latent=1)
     with pytest.raises(InputError, match="not been fitted"):
         NormalisedAutoencoder().score(events(np.zeros((2, 2))))
+    with pytest.raises(ConfigError, match="held: found 1"):
+        NormalisedAutoencoder(held=1.0)
+    with pytest.raises(InputError, match="of 10 events the part"):
+        NormalisedAutoencoder(**SMALL, held=0.01).fit(make(10, 1), make(10, 1))
