@@ -40,7 +40,7 @@ def test_a_rate_study_takes_a_representation_but_no_reference(more):
 def test_the_front_takes_no_representation():
     change = "front={bits: [4]}"
     assert load_config(TRIGGER, [change])
-    with pytest.raises(ConfigError, match="front trains .* of the columns themselves: leave it out, or the"):
+    with pytest.raises(ConfigError, match=r"front trains .* of the columns themselves: leave it out, or the"):
         load_config(TRIGGER, [change, BEHIND])
 
 

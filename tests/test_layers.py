@@ -103,7 +103,13 @@ def test_a_sideways_import_is_seen(tmp_path, line):
 
 def test_the_root_init_holds_only_docstring_version_and_the_guard_of_kernels():
     tree = ast.parse((ROOT / "__init__.py").read_text())
-    assert [type(node).__name__ for node in tree.body] == ["Expr", "ImportFrom", "ImportFrom", "Assign", "Expr"]
+    assert [type(node).__name__ for node in tree.body] == [
+        "Expr",
+        "ImportFrom",
+        "ImportFrom",
+        "Assign",
+        "Expr",
+    ]
 
 
 def test_nothing_on_disk_is_pickled_and_nothing_prints():

@@ -2,7 +2,7 @@
 
     python benchmarks/speed/ray_scan.py
 
-The events, windows and networks of `batched_scan.py` (9 windows, 5 folds, 10 members) with 20 epochs, as a search trains them: one task
+The events, windows and networks of `batched_scan.py` (9 windows, 5 folds, 10 members) with 10 epochs, as a search trains them: one task
 per window, one thread each. The ways take turns, `REPEATS` times; a ratio is of the medians. Ray's own start is measured apart and is
 not part of it (``ray_start_s``; a scan of hours does not see it). The stored weights of both must be the same, bit for bit. Two virtual
 cores that share a physical one cannot give 2: ``two_processes_over_one`` is what this machine gives to two processes that train without
@@ -27,7 +27,7 @@ from elsewhere.models.training import ray_session
 from elsewhere.resonance import fit_windows, spread
 from elsewhere.search import template
 
-REPEATS = 3
+REPEATS = 2
 EDGES = np.geomspace(2100.0, 4350.0, WINDOWS + 1)
 
 
@@ -36,7 +36,7 @@ def settings(workers: int) -> SearchConfig:
     raw = yaml.safe_load(template("dijet"))
     raw["representation"], raw["folds"] = {"method": "Identity"}, 5
     raw["reference"] = {"method": "Sidebands", "width": 150.0}
-    raw["score"] = {"method": "NetworkEnsemble", "members": 10, "epochs": 20, "threads": 1}
+    raw["score"] = {"method": "NetworkEnsemble", "members": 10, "epochs": 10, "threads": 1}
     raw["run"] = {"training": "ray", "workers": workers}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "search.yaml"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .quantised import FixedTypes, rounded
+from .quantised import FixedTypes, Pruner, masked, rounded
 
 #: Factor of the logarithm in a target, and the type that a target is clipped and rounded to: ufixed<16,8>.
 SCALE = 32.0
@@ -19,6 +19,8 @@ STEP, TOP = 2.0**-8, 256.0 - 2.0**-8
 _EPSILON = 1e-3
 #: Where batch normalisation begins: outputs of about half the range, and folded weights above a step of their types.
 _GAIN = 8.0
+#: Size of a kernel's first weight: with it a region of 300 steps does not yet fill the type of an activation.
+_PEAK = 0.2
 #: Events whose errors or sums are computed at once.
 ROWS = 4096
 
@@ -117,7 +119,8 @@ def build_student(config: Mapping[str, Any]) -> Any:
     """d - hidden - 1 with batch normalisation folded into the first layer; version 2: 2 x 2 convolutions of stride 2 before it.
 
     ``config``: ``shape`` (phi, eta), ``kernels`` (number of convolutions, 0: none), ``hidden``, ``dropout`` (after the
-    convolution, after the hidden layer), ``types`` (of `StudentTypes`, or None), ``level`` (a typical target), ``seed``.
+    convolution, after the hidden layer), ``types`` (of `StudentTypes`, or None), ``level`` (a typical target), ``seed``, and
+    perhaps ``pruned`` (part of the dense layer's weights that ends at zero).
     """
     import torch
     from torch.nn import Conv2d, Linear, Parameter
@@ -134,14 +137,29 @@ def build_student(config: Mapping[str, Any]) -> Any:
     network.last = last
     _initialise(network, int(config["seed"]))
     with torch.no_grad():
-        if conv is not None:  # inputs are not negative: kernels that are give nothing to learn from
-            conv.weight.abs_()
+        if conv is not None:
+            conv.weight.copy_(_peaks(kernels))
         # Half of each sign around a mean that gives ``level`` at the hidden units' first mean.
         last.weight.mul_(0.2).add_(float(config["level"]) / (_GAIN * hidden))
     network.shape, network.rates = (phi, eta), tuple(config["dropout"])
     network.types = None if config["types"] is None else StudentTypes(**config["types"])
-    network.statistics = None
+    network.statistics, network.mask = None, None
+    if config.get("pruned"):
+        network.mask = Parameter(torch.ones(hidden, inputs))
+        network.at_step = Pruner(config["pruned"], [network.dense.weight], [network.mask]).at_step
     return network
+
+
+def _peaks(kernels: int) -> Any:
+    """First kernels (k, 1, 2, 2): one region, another in each kernel, minus a third of each of the others.
+
+    Usual images are even, and what a sum of 2 x 2 regions tells of a single hot one the dense layer can see without it.
+    """
+    import torch
+
+    weight = torch.full((kernels, 4), -_PEAK / 3)
+    weight[torch.arange(kernels), torch.arange(kernels) % 4] = _PEAK
+    return weight.view(kernels, 1, 2, 2)
 
 
 def cast(network: Any, value: Any, name: str) -> Any:
@@ -169,10 +187,16 @@ def _dropped(value: Any, rate: float, generator: Any) -> Any:
     return value * kept / (1 - rate)
 
 
+def dense_weight(network: Any) -> Any:
+    """Weight (hidden, inputs) of the dense layer before normalisation, without what is pruned."""
+    weight = network.dense.weight
+    return weight if network.mask is None else masked(weight, network.mask)
+
+
 def folded(network: Any, mean: Any, variance: Any) -> tuple[Any, Any]:
     """Weight (hidden, inputs) and bias (hidden,) of the dense layer with batch normalisation in it, in their types."""
     factor = network.gain / (variance + _EPSILON).sqrt()
-    weight = cast(network, network.dense.weight * factor[:, None], "weight")
+    weight = cast(network, dense_weight(network) * factor[:, None], "weight")
     return weight, cast(network, network.shift - mean * factor, "bias")
 
 
@@ -186,7 +210,7 @@ def student_loss(network: Any, x: Any, y: Any, generator: Any) -> Any:
     training = network.training
     inputs = _dropped(student_inputs(network, x), network.rates[0], generator if training else None)
     if training:
-        raw = network.dense(inputs)
+        raw = torch.nn.functional.linear(inputs, dense_weight(network))
         mean, variance = raw.mean(dim=0), raw.var(dim=0, unbiased=False)
         now = torch.stack([mean, variance]).detach()
         network.statistics = now if network.statistics is None else 0.99 * network.statistics + 0.01 * now
@@ -223,7 +247,7 @@ def student_layers(network: Any, x: Any) -> list[tuple[NDArray[np.float64], NDAr
     network = network.double().cpu()
     with torch.inference_mode():
         parts = [student_inputs(network, x[i : i + ROWS].double()) for i in range(0, len(x), ROWS)]
-        raw = torch.cat([network.dense(p) for p in parts])
+        raw = torch.cat([torch.nn.functional.linear(p, dense_weight(network)) for p in parts])
         weight, bias = folded(network, raw.mean(dim=0), raw.var(dim=0, unbiased=False))
         last = cast(network, network.last.weight, "last")
         layers: list[tuple[Any, Any]] = [(weight.numpy(), bias.numpy()), (last.numpy(), None)]

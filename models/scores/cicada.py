@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, FeatureError, InputError
+from ...errors import ConfigError, FeatureError, FitError, InputError
 from ...events import Events, in_identity_order
 from ..augmentations.regions import exposed
 from ..device import chosen
@@ -29,14 +29,26 @@ from ..networks.dense import load_weights, one_thread
 from ..training import Sample, Task, TrainingRecord, TrainPlan, TrainSettings
 from ..training_checkpoint import finish
 from ..training_loop import Alone, Trainer
+from ..training_task import Schedule
 from .weak_trees import check_scored, check_training
 
 log = logging.getLogger(__name__)
 
 #: Part of the events that the best epochs are chosen by: 10 of 60 in the published split.
 _VALIDATION = 1 / 6
+#: Events, by their effective number, that a threshold is worth knowing by.
+_MATCHED = 25
+#: Rounds with which no zero of `Pruner` comes in the last one.
+_PRUNED_ROUNDS = 3
 #: Largest input and output, where nothing is rounded.
 _FULL = 1023.0
+
+
+def threshold_of(value: NDArray[np.float64], weight: NDArray[np.float64], part: float) -> float:
+    """The number above which lies at most ``part`` of the weight of value (n,)."""
+    order = np.argsort(-value, kind="stable")
+    above = np.cumsum(weight[order]) / weight.sum()
+    return float(value[order][min(np.searchsorted(above, part, side="right"), len(value) - 1)])
 
 
 def _advance(trainer: Trainer, epochs: int) -> None:
@@ -49,16 +61,21 @@ class Cicada:
     """Teacher: convolutional autoencoder; its target 32 ln MSE is learnt by a student d - hidden - 1, which is the score.
 
     Topologies, target, losses and the loop are those of the public code: ``rounds`` times ``teacher_epochs`` of the teacher on
-    ``reference``, its best epoch so far taken, the targets made anew, ``student_epochs`` of the student by mean absolute
-    error, Adam throughout. Published lengths: 100 rounds of 1 and 10 epochs, ``events`` None (all); the defaults take some ten
-    minutes on one core. ``version`` 1: a dense layer with folded batch normalisation, ``dropout`` 1/8, a last layer without
-    bias; 2: four convolutions 2 x 2 of stride 2 and 8/9 of that dropout before it. With ``quantised`` the student is trained
-    in the ``types`` of its firmware, and the score is that firmware's bit for bit.
+    ``reference``, its best epoch so far taken, the targets made anew where it is another, ``student_epochs`` of the student by
+    mean absolute error, Adam throughout. Published lengths: 100 rounds of 1 and 10 epochs, ``events`` None (all); the defaults
+    take some four minutes of one core. ``version`` 1: a dense layer with folded batch normalisation, a last layer without bias;
+    2: four convolutions 2 x 2 of stride 2 before it. ``dropout``: published is 1/8 of the hidden units (and 8/9 of that part of
+    the convolutions), with which the student's spectrum ends below its teacher's. With ``quantised`` the student is trained in
+    the ``types`` of its firmware, and the score is that firmware's bit for bit; ``pruned`` is the part of the dense layer's
+    weights that are zero, the smallest, taken out in the course of the training (`Pruner`).
 
     Of its own: events that the student is exposed to (``outliers``, as a part of ``reference``) are made from ``reference``, see
-    `exposed` (``deposits``: range in hardware steps), where the published training has simulated ones; the teacher counts
-    events by weight and the student each alike; the student's best epoch is one of the last round; batch normalisation begins
-    at 8 and not at 1, and its means are those of all training events after the last epoch.
+    `exposed` (``deposits``: range in hardware steps), where the published training has simulated ones, so that no signal is a
+    prior; the teacher counts events by weight and the student each alike; the student's learning rate falls by ``schedule``
+    (published is "constant"), and its best epoch is one of the last round; kernels begin as one region minus a third of each of
+    the others, not as random numbers; batch normalisation begins at 8 and not at 1, and its means are those of all training
+    events after the last epoch; with ``match`` the last layer is then scaled by one number, such that the student's threshold
+    above which lies this part of all ``reference`` (by weight) is the teacher's: 3.5e-5 is 1 kHz of 2544 bunches.
     Columns are whole hardware steps in the order of ``shape``, phi-major, and are not scaled.
     """
 
@@ -77,11 +94,14 @@ class Cicada:
     teacher_batch: int = 512
     student_batch: int = 1024
     learning_rate: float = 1e-3
-    dropout: float = 1 / 8
-    outliers: float = 0.2
+    schedule: Schedule = "cosine"
+    dropout: float = 0.0
+    outliers: float = 0.1
     deposits: tuple[float, float] = (20.0, 1000.0)
     quantised: bool = True
     types: StudentTypes = field(default_factory=StudentTypes)
+    pruned: float = 0.0
+    match: float | None = None
     seed: int = 0
     trainer: TrainPlan | None = field(default=None, repr=False, compare=False)
     columns_: int = field(default=0, repr=False)
@@ -107,6 +127,15 @@ class Cicada:
         if not 0 <= self.dropout < 1:
             raise ConfigError(
                 f"dropout: found {self.dropout}, expected a part of the units from 0 to below 1"
+            )
+        if not (0 <= self.pruned < 1 and (self.match is None or 0 < self.match < 1)):
+            raise ConfigError(
+                f"found pruned {self.pruned}, match {self.match}; expected a part of the weights from 0 to below 1, and a part of "
+                "the events between 0 and 1, or null"
+            )
+        if self.pruned and self.rounds < _PRUNED_ROUNDS:
+            raise ConfigError(
+                f"found {self.rounds} rounds; pruned needs at least {_PRUNED_ROUNDS}, so that the last has all zeros that are asked for"
             )
         if not (0 <= self.outliers <= 10 and 0 < self.deposits[0] < self.deposits[1]):
             raise ConfigError(
@@ -135,52 +164,78 @@ class Cicada:
         plan = self.trainer or TrainPlan()
         if plan.backend == "ray":
             log.info("Cicada trains two networks in turns in this process, not on workers of Ray")
-        reference = in_identity_order(reference, self.seed, self.events)
+        log.info("prior: %s", self.prior)
+        reference = in_identity_order(reference, self.seed)
+        learnt = reference.take(np.arange(len(reference))[: self.events])
         self.columns_, self.offset_, self.shift_ = d, np.zeros(d), np.zeros(d, dtype=np.int64)
         with one_thread():
-            self._distil(self.scale(reference.x), reference.weight, plan)
+            self._distil(self.scale(learnt.x), learnt.weight, plan)
+            if self.match is not None:
+                self._scale_last(reference, self.match)
         return self
 
-    def _settings(self, epochs: int, batch: int) -> TrainSettings:
+    def _settings(self, epochs: int, batch: int, schedule: Schedule = "constant") -> TrainSettings:
         return TrainSettings(
-            self.rounds * epochs, batch, self.learning_rate, self.seed, shards=1, keep="best"
+            self.rounds * epochs,
+            batch,
+            self.learning_rate,
+            self.seed,
+            shards=1,
+            keep="best",
+            schedule=schedule,
         )
+
+    @property
+    def prior(self) -> str:
+        """What the student was told of the odd, for print."""
+        if self.outliers == 0:
+            return "none: the student sees the reference alone"
+        return (
+            f"{100 * self.outliers:g} % more events for the student, made of the reference: scaled by 1 to 4, added in pairs, regions of "
+            f"different events, deposits of {self.deposits[0]:g} to {self.deposits[1]:g} steps; no signal"
+        )
+
+    def _exposed(self, images: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """What the student sees of training and validation: the images, and after them those that it is exposed to."""
+        rng = np.random.default_rng([self.seed, 0xC1CADA])
+        full = self.types.of("input").high * self.types.of("input").step if self.quantised else _FULL
+        how = (self.shape, full, self.deposits)
+        return {
+            k: np.concatenate([v, self.scale(exposed(v, round(self.outliers * len(v)), rng, *how))])
+            for k, v in images.items()
+        }
 
     def _distil(self, x: NDArray[np.float32], weight: NDArray[np.float64], plan: TrainPlan) -> None:
         """The alternating loop; x (n, d) as `network` takes it, in an order that no row of it decides."""
         import torch
 
         held = max(1, round(_VALIDATION * len(x)))
-        rng = np.random.default_rng([self.seed, 0xC1CADA])
         images = {"held": x[:held], "train": x[held:]}
-        full = self.types.of("input").high * self.types.of("input").step if self.quantised else _FULL
-        how = (self.shape, full, self.deposits)
-        more = {
-            k: np.concatenate([v, self.scale(exposed(v, round(self.outliers * len(v)), rng, *how))])
-            for k, v in images.items()
-        }
+        weights = {"held": weight[:held], "train": weight[held:]}
+        more = self._exposed(images)
+        learnt, validated = (Sample(images[k], weight=weights[k]) for k in ("train", "held"))
         teacher = Trainer(
-            Task(
-                build_teacher, self._teacher_config(), teacher_loss,
-                Sample(images["train"], weight=weight[held:]), Sample(images["held"], weight=weight[:held]),
-            ),
-            self._settings(self.teacher_epochs, self.teacher_batch), Alone(),
-        )  # fmt: skip
-        judge = build_teacher(self._teacher_config()).to(chosen())
+            Task(build_teacher, self._teacher_config(), teacher_loss, learnt, validated),
+            self._settings(self.teacher_epochs, self.teacher_batch),
+            Alone(),
+        )
+        judge, judged = build_teacher(self._teacher_config()).to(chosen()), 0
         shown = {k: torch.from_numpy(v).to(chosen()) for k, v in more.items()}
+        wanted: dict[str, NDArray[np.float32]] = {}
         student: Trainer | None = None
         for done in range(self.rounds):
             _advance(teacher, self.teacher_epochs)
-            self.teacher_ = teacher.done.kept[0][1]
-            load_weights(judge, self.teacher_)
-            wanted = {k: target(teacher_errors(judge, v)).astype(np.float32) for k, v in shown.items()}
+            epoch, self.teacher_ = teacher.done.kept[0]
+            if epoch != judged:
+                judged, judge = epoch, load_weights(judge, self.teacher_)
+                wanted = {k: target(teacher_errors(judge, v)).astype(np.float32) for k, v in shown.items()}
             if student is None:
                 train, validation = (Sample(more[k], wanted[k]) for k in ("train", "held"))
-                level = float(np.mean(wanted["train"]))
-                task = Task(
-                    build_student, self._student_config(level), student_loss, train, validation, draws=True
+                config = self._student_config(float(np.mean(wanted["train"])))
+                task = Task(build_student, config, student_loss, train, validation, draws=True)
+                student = Trainer(
+                    task, self._settings(self.student_epochs, self.student_batch, self.schedule), Alone()
                 )
-                student = Trainer(task, self._settings(self.student_epochs, self.student_batch), Alone())
             student.train["y"] = torch.from_numpy(wanted["train"]).to(chosen())
             student.held["y"] = torch.from_numpy(wanted["held"]).to(chosen())
             student.done.kept = []  # epochs that learnt from other targets are no candidates
@@ -193,6 +248,23 @@ class Cicada:
         task = Task(build_student, {}, student_loss, Sample(more["train"], wanted["train"]))
         self.record_ = finish(student.done, task, student.settings).record
 
+    def _scale_last(self, events: Events, part: float) -> None:
+        """Scale the last layer to bring the threshold that ``part`` of the events is above to the teacher's."""
+        found, wanted, weight = self.score(events), self.teacher_score(events), events.weight
+        there, aim = (threshold_of(v, weight, part) for v in (found, wanted))
+        above = weight[wanted > aim]
+        n = above.sum() ** 2 / (above**2).sum() if len(above) else 0.0
+        if n < _MATCHED or there <= 0:
+            raise FitError(
+                f"match {part:g} is worth {n:.0f} events above the teacher's threshold {aim:g} (the student's: {there:g}); "
+                f"expected at least {_MATCHED} and a student above 0: take more events, a larger part, or match: null"
+            )
+        last = self.layers_[-1][0] * (aim / there)
+        if self.quantised:
+            kind = self.types.of("last")
+            last = kind.to_float(kind.from_float(last))
+        self.layers_[-1] = (last, None)
+
     def _teacher_config(self) -> dict[str, Any]:
         names = ("shape", "filters", "latent", "upsample", "seed")
         return {k: getattr(self, k) for k in names}
@@ -202,6 +274,7 @@ class Cicada:
         return {
             "shape": self.shape, "kernels": 4 if self.version == 2 else 0, "hidden": self.hidden, "seed": self.seed,
             "dropout": (first, self.dropout), "types": asdict(self.types) if self.quantised else None, "level": level,
+            "pruned": self.pruned,
         }  # fmt: skip
 
     def scale(self, x: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,9 +1,11 @@
 """CICADA: the target's numbers, folding, convolutions as matrices, the loop, and a student that follows its teacher."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from elsewhere.errors import ConfigError, FeatureError, InputError
+from elsewhere.errors import ConfigError, FeatureError, FitError, InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.models.augmentations.regions import exposed
 from elsewhere.models.methods import build
@@ -13,12 +15,14 @@ from elsewhere.models.networks.cicada import (
     block_matrix,
     build_student,
     build_teacher,
+    student_inputs,
     student_layers,
     student_loss,
     target,
     teacher_errors,
     teacher_loss,
 )
+from elsewhere.models.scores import cicada as module
 from elsewhere.models.scores.cicada import Cicada
 from elsewhere.models.training import TrainPlan
 from scipy.stats import spearmanr
@@ -120,6 +124,20 @@ def test_folded_layers_are_the_network_with_its_normalisation(kernels):
     np.testing.assert_allclose(np.abs(want - 40)[want > 0], loss[want > 0], rtol=2e-4, atol=2e-3)
 
 
+def test_each_first_kernel_sees_one_region_of_a_block_and_nothing_of_an_even_image():
+    network = build_student({
+        "shape": SHAPE, "kernels": 4, "hidden": 5, "dropout": (0.0, 0.0), "types": None, "level": 50.0, "seed": 3,
+    })  # fmt: skip
+    even = torch.full((1, 24), 7.0)
+    assert student_inputs(network, even).abs().max() < 1e-5
+    for row, column, kernel in ((0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 3)):
+        hot = even.clone()
+        hot[0, 4 * (2 + row) + 2 + column] += 100.0  # the block in the middle row of blocks, to the right
+        seen = student_inputs(network, hot).detach().numpy().reshape(4, 3, 2)
+        assert seen[kernel, 1, 1] == pytest.approx(20.0, abs=1e-4)
+        assert np.flatnonzero(seen > 1e-4).tolist() == [kernel * 6 + 3]
+
+
 def test_exposed_images_are_odd_ones_of_every_kind_inside_the_range():
     x = images(500, 3).x
     made = exposed(x, 4000, np.random.default_rng(1), SHAPE, 1023.0, (20.0, 1000.0))
@@ -142,6 +160,51 @@ def test_the_student_follows_its_teacher_on_usual_and_on_odd_images(fitted):
     assert np.median(hot) > np.quantile(fitted.score(usual), 0.99)
     assert len(fitted.record_.train_loss) == 2 * 8
     assert fitted.record_.validation_loss[-1] < 0.5 * fitted.record_.validation_loss[0]
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    events = images(1200, 1, hot=300)
+    return small(version=2, rounds=3, pruned=0.5).fit(events, events)
+
+
+def test_half_of_the_dense_weights_are_zero_and_the_student_follows_still(pruned):
+    """0.95 is reached; kernels that begin as positive numbers give 0.92."""
+    conv, dense, last = (weight for weight, _ in pruned.layers_)
+    assert np.count_nonzero(dense) <= dense.size // 2 < np.count_nonzero(dense) * 1.1
+    assert np.count_nonzero(conv) == 4 * len(conv)
+    assert last.all()
+    usual = images(1500, 7, hot=300)
+    assert spearmanr(pruned.teacher_score(usual), pruned.score(usual)).statistic > 0.935
+
+
+def test_a_matched_student_passes_as_many_events_as_its_teacher_at_that_threshold():
+    events = replace(images(1200, 1), weight=np.random.default_rng(3).uniform(0.5, 1.5, 1200))
+    plain, matched = (small(match=m).fit(events, events) for m in (None, 0.05))
+    wanted, weight = matched.teacher_score(events), events.weight
+    limit = module.threshold_of(wanted, weight, 0.05)
+    assert weight[wanted > limit].sum() <= 0.05 * weight.sum() < weight[wanted >= limit].sum()
+    rates = [
+        weight[one.score(events) > limit].sum() / weight[wanted > limit].sum() for one in (plain, matched)
+    ]
+    assert abs(rates[1] - 1) < 0.05 < 0.2 < abs(rates[0] - 1)
+    np.testing.assert_array_equal(matched.layers_[0][0], plain.layers_[0][0])
+    kind = matched.types.of("last")
+    np.testing.assert_array_equal(
+        kind.to_float(kind.from_float(matched.layers_[1][0])), matched.layers_[1][0]
+    )
+    with pytest.raises(FitError, match=r"match 0\.001 is worth 1 events"):
+        small(match=0.001).fit(events, events)
+
+
+@pytest.mark.parametrize(("rate", "teachers"), [(8e-3, 3), (0.3, 1)])
+def test_targets_are_made_anew_for_a_new_teacher_only(monkeypatch, rate, teachers):
+    """At the high rate the teacher gets no better: its first epoch stays the best."""
+    calls, real = [], module.teacher_errors
+    monkeypatch.setattr(module, "teacher_errors", lambda *a: calls.append(a) or real(*a))
+    events = images(300, 5)
+    small(rounds=3, student_epochs=1, learning_rate=rate).fit(events, events)
+    assert len(calls) == 2 * teachers  # training and validation
 
 
 def test_the_score_is_in_the_types_and_weights_are_too(fitted):
@@ -187,6 +250,10 @@ def test_what_cannot_be_is_refused():
         small().score(events)
     with pytest.raises(ConfigError, match="even"):
         Cicada(shape=(5, 4))
+    with pytest.raises(ConfigError, match="pruned needs at least 3"):
+        Cicada(pruned=0.5, rounds=2)
+    with pytest.raises(ConfigError, match="between 0 and 1, or null"):
+        Cicada(match=0.0)
     with pytest.raises(ConfigError, match="rising range"):
         Cicada(deposits=(10.0, 1.0))
     with pytest.raises(ConfigError, match=r"not inside types\.last"):
