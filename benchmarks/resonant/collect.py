@@ -28,6 +28,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "bumphunter": ("bumphunter_speedup_", "largest_difference_in_t"),
     "fits": ("fit_speedup_over_iminuit", "spectra_worse_by_1e-6", "spectra_compared"),
     "batched_scan/batched_scan_quick": ("scan_speedup_batched",),
+    "ray_scan": ("ray_two_workers_over_one", "two_processes_over_one"),
     "gpu": ("scan_speedup_batched_gpu", "scan_gpu_s", "flow_100_epochs_"),
     "blackboxes": ("blackbox",),
 }
