@@ -190,12 +190,13 @@ class Trainer:
             for rows in torch.from_numpy(order).to(self.device).split(self.settings.batch):
                 if self.at_step is not None:
                     self.at_step(self.steps, self.all_steps)
+                weights = self.train["weight"][rows]
                 if self.settings.shards == 1:  # nothing is sent, so nothing is packed
-                    *gradient, total = self._gradients(rows, 0)
+                    *gradient, total = self._gradients(rows, weights, 0)
                 else:
                     packed = self._sum(list(rows.tensor_split(self.settings.shards)))
                     *gradient, total = packed.split([*self.sizes, 1])
-                norm = float(self.train["weight"][rows].double().sum())
+                norm = float(weights.double().sum())
                 loss, weight = loss + float(total), weight + norm
                 if norm > 0:
                     self._step(gradient, norm)
@@ -234,13 +235,13 @@ class Trainer:
 
         if len(rows) == 0:
             return torch.zeros(sum(self.sizes) + 1, device=self.device)
-        return torch.cat([g.reshape(-1) for g in self._gradients(rows, shard)])
+        return torch.cat([g.reshape(-1) for g in self._gradients(rows, self.train["weight"][rows], shard)])
 
-    def _gradients(self, rows: Any, shard: int) -> tuple[Any, ...]:
-        """The gradient of every parameter, and the loss last: sums over these rows."""
+    def _gradients(self, rows: Any, weight: Any, shard: int) -> tuple[Any, ...]:
+        """The gradient of every parameter, and the loss last: sums over these rows, of weight (n,)."""
         import torch
 
-        x, weight = self.train["x"][rows], self.train["weight"][rows]
+        x = self.train["x"][rows]
         y = self.train["y"][rows] if "y" in self.train else None
         with self._precision():
             losses = self.loss(self.network, x, y, *self._generator(1, self.steps, shard))
@@ -261,6 +262,7 @@ class Trainer:
     def _step(self, gradient: Sequence[Any], norm: float) -> None:
         import torch
 
+        # into new memory: a gradient may be one number in many places
         mean = torch._foreach_div(list(gradient), norm)  # pyright: ignore[reportPrivateImportUsage,reportCallIssue,reportArgumentType]
         for parameter, part in zip(self.parameters, mean, strict=True):
             parameter.grad = part if part.shape == parameter.shape else part.reshape(parameter.shape)
