@@ -31,10 +31,13 @@ def _looked_at(root: Path, known: Sources) -> Sources:
     """All sources; only those that are not as ``known`` are read."""
     found: Sources = {}
     for entry in _files(str(root)):
-        name, stat = os.path.relpath(entry.path, root), entry.stat()
-        found[name] = known.get(name, [])
-        if found[name][:2] != [stat.st_size, stat.st_mtime_ns]:
-            found[name] = [stat.st_size, stat.st_mtime_ns, _KERNEL in Path(entry.path).read_bytes()]
+        name = os.path.relpath(entry.path, root)
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # it was replaced just now: the next import sees what came
+            now = [(stat := entry.stat()).st_size, stat.st_mtime_ns]
+            same = known.get(name, [])[:2] == now
+            found[name] = known[name] if same else [*now, _KERNEL in Path(entry.path).read_bytes()]
     return found
 
 

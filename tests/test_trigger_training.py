@@ -48,6 +48,23 @@ def test_a_score_learns_from_its_columns_on_disk(tmp_path):
     assert trigger.train_inputs(memory) != trigger.train_inputs(files)
 
 
+def test_a_representation_learns_from_columns_on_disk_too(tmp_path):
+    """By configuration: it scores the data as well as one that learnt in memory; one that cannot says so."""
+    looking = "representation={method: VicReg, backbone: [16, 5], projector: 10, epochs: 2, batch: 128}"
+    search = opened(tmp_path, "run.stream=true", looking, "score={method: MixtureDistance, components: 2}")
+    run_search(search, "train")
+    model, _ = load(search.space.path("models", trigger.MODEL))
+    reference = search.space.read_table("learnt").events
+    assert len(model.seen_) == len(reference)
+    again = Represented(model.inner.representation, build("MixtureDistance", {"components": 2}, "score"))
+    seen = again.representation.transform(reference)
+    data = search.space.read_table("zerobias").events
+    wanted = again.inner.fit(seen, seen).score(again.representation.transform(data))
+    np.testing.assert_allclose(model.score(data), wanted)
+    with pytest.raises(ConfigError, match="a Level1VicReg learns from events in memory only"):
+        run_search(opened(tmp_path, "run.stream=true", "workspace=other", *BEHIND), "train")
+
+
 def test_what_cannot_be_trained_so_is_refused(tmp_path):
     trees = opened(tmp_path, "run.precision=bfloat16", "score={method: Mahalanobis}", "workspace=trees")
     with pytest.raises(ConfigError, match="Mahalanobis is no network"):

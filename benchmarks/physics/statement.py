@@ -96,7 +96,8 @@ def local_sizes(toys: int) -> dict[str, float]:
                     error = float(np.sqrt(p * (1 - p) / toys))
                     name = f"size_z{z}_order{order}_{events:.0e}_{mass}"
                     out[name], off[name] = seen, abs(seen - p) / error
-                    plain.append(abs(float(np.mean(root[:, i] > z)) - p) / error)
+                    out[f"plain_{name}"] = float(np.mean(root[:, i] > z))
+                    plain.append(abs(out[f"plain_{name}"] - p) / error)
                     WANTED[name] = f"{p:.4f}, off by {off[name]:.1f} standard deviations"
     WANTED["size_worst_off"] = "<= 3 standard deviations"
     return out | {

@@ -66,6 +66,15 @@ def test_the_gradient_is_autograds(sizes):
     assert np.array_equal(restack(found, settings), network.state[1, 0])
 
 
+def test_what_is_no_number_is_not_hidden_by_a_relu():
+    network = Network(BatchSettings((4, 16, 16, 1), 1, 8), 1)
+    sample = np.ones((20, 4), np.float32), np.zeros(20, np.float32), np.ones(20, np.float32)
+    assert np.isfinite(network.loss(sample))
+    network.value[network.offsets[0]] = np.nan
+    assert np.isnan(network.loss(sample))
+    assert np.isnan(network.epoch(sample, np.arange(20)))
+
+
 def test_evaluation_in_pieces_is_that_of_the_network():
     """More events than one piece holds, and a last piece that is not full."""
     settings, rng = BatchSettings((4, 16, 1), 1, 16), np.random.default_rng(2)
