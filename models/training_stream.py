@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..chunks import NOMINAL
 from ..errors import ConfigError, FeatureError, InputError
-from ..workspace import NOMINAL
 
 #: Which events the nominal selection keeps, in a chunk that holds those of variations too.
 _NOMINAL = f"in_{NOMINAL}"

@@ -12,9 +12,9 @@ import hist
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chunks import NOMINAL, Chunk, Varied
 from ..errors import FeatureError, IncompleteError, InputError
 from ..events import Events, FeatureSet, identity_hash, make_identity
-from ..workspace import NOMINAL, Chunk, Varied
 from .features import Columns, Computed, Features, offsets_and_content, recompute
 from .filters import EventFilter, apply_filters
 from .lumis import lumis_of

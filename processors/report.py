@@ -11,9 +11,10 @@ import hist
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chunks import NOMINAL
 from ..errors import IncompleteError
 from ..events import FeatureSet
-from ..workspace import NOMINAL, atomic
+from ..workspace import atomic
 from .core import Unit, histogram
 from .preflight import Quarantined
 

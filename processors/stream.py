@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..chunks import NOMINAL
 from ..errors import ElsewhereError, InputError
-from ..workspace import NOMINAL, check_pages, read_chunk_meta
+from ..workspace import check_pages, read_chunk_meta
 from .core import Recipe, Unit
 from .driver import Job, Outcome, execute, unit_path
 from .features import Features

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from elsewhere import interpreting, report_interpretation
+from elsewhere.chunks import Chunk
 from elsewhere.config import SearchConfig
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet, fold_of, identity_hash
 from elsewhere.models.folds import CrossFit, Guarded
@@ -18,7 +19,7 @@ from elsewhere.models.scores.mahalanobis import Mahalanobis
 from elsewhere.models.store import save
 from elsewhere.search import outcome, stages
 from elsewhere.stages import Search, silent
-from elsewhere.workspace import Chunk, Workspace, read_json, write_chunk, write_json
+from elsewhere.workspace import Workspace, read_json, write_chunk, write_json
 from scipy import stats
 
 from .models.test_axol1tl_v5 import crossings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"events", "errors", "fixed", "trees", "workspace", "hashing"}
+GROUND = {"chunks", "events", "errors", "fixed", "trees", "workspace", "hashing"}
 TOP = {
     "cli",
     "search",
@@ -42,7 +42,8 @@ ALLOWED = {
     "deploy": GROUND | {"deploy", "models.base"},
     "hashing": set(),
     "events": {"errors", "hashing"},
-    "workspace": {"errors", "events"},
+    "chunks": {"events"},
+    "workspace": {"chunks", "errors", "events"},
     "errors": set(),
     "kernel_cache": set(),
     "fixed": {"errors"},

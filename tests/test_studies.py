@@ -19,6 +19,7 @@ from elsewhere.analysis.studies_trials import (
     significance_scan,
     windows_of_signal,
 )
+from elsewhere.chunks import Chunk
 from elsewhere.config import SearchConfig
 from elsewhere.errors import ConfigError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet, Window, fold_of, identity_hash
@@ -26,7 +27,7 @@ from elsewhere.hunting import run_hunt
 from elsewhere.models.store import load
 from elsewhere.search import stages, template
 from elsewhere.stages import Search, silent
-from elsewhere.workspace import Chunk, Workspace, read_json, write_chunk, write_json
+from elsewhere.workspace import Workspace, read_json, write_chunk, write_json
 from scipy import stats
 
 FEATURES = FeatureSet("two", (Column("a", "", ""), Column("b", "GeV", "")), Column("m", "GeV", ""))

@@ -3,11 +3,10 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from elsewhere.chunks import Chunk, Varied
 from elsewhere.errors import InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.workspace import (
-    Chunk,
-    Varied,
     Workspace,
     atomic,
     digest,

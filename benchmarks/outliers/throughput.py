@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 import torch
 from common import publish
+from elsewhere.chunks import Chunk
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.models.networks.dense import build_dense, one_thread
 from elsewhere.models.networks.transformer import build_set_encoder
@@ -40,7 +41,7 @@ from elsewhere.models.training import Sample, Task, TrainSettings, ray_session, 
 from elsewhere.models.training_files import EventFiles
 from elsewhere.models.training_stream import read_rows
 from elsewhere.models.training_stream_ray import PART_BYTES, RayData, parts
-from elsewhere.workspace import Chunk, write_chunk
+from elsewhere.workspace import write_chunk
 
 SET = os.environ.get("ELSEWHERE_SET", "full")
 REPEATS, EPOCHS = {"full": (3, 6), "small": (1, 5)}[SET]

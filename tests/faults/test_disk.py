@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from elsewhere.chunks import Chunk
 from elsewhere.errors import InputError
 from elsewhere.events import IDENTITY, Column, Events, FeatureSet
 from elsewhere.models.scores.weak_network import WeakNetwork
@@ -15,7 +16,7 @@ from elsewhere.models.training import Sample, Task, TrainSettings, train
 from elsewhere.processors.features import Dijet
 from elsewhere.processors.report import write_root_histograms
 from elsewhere.processors.stream import process
-from elsewhere.workspace import Chunk, atomic, write_chunk, write_json
+from elsewhere.workspace import atomic, write_chunk, write_json
 
 from .conftest import EVENTS, Small, checked, columns, grow, nobody, products, write
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from elsewhere.chunks import Chunk
 from elsewhere.errors import ConfigError, FeatureError
 from elsewhere.events import in_identity_order
 from elsewhere.models.base import Streamed
@@ -22,7 +23,7 @@ from elsewhere.models.scores.cicada import Cicada
 from elsewhere.models.scores.mixture_density import MixtureDensity
 from elsewhere.models.scores.variational_autoencoder import VariationalAutoencoder
 from elsewhere.models.training_files import EventFiles
-from elsewhere.workspace import Chunk, write_chunk
+from elsewhere.workspace import write_chunk
 
 from .test_anomclr import events as objects
 from .toy_jets import jets

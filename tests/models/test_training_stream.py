@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from elsewhere.chunks import Chunk, Varied
 from elsewhere.errors import ConfigError, FeatureError, InputError
 from elsewhere.models.base import Streamed
 from elsewhere.models.folds import Guarded
@@ -25,7 +26,7 @@ from elsewhere.models.training import (
 from elsewhere.models.training_files import EventFiles
 from elsewhere.models.training_loop import Alone, Trainer
 from elsewhere.models.training_stream import Stream, in_this_process, read_rows, windows
-from elsewhere.workspace import Chunk, Varied, write_chunk
+from elsewhere.workspace import write_chunk
 
 from .conftest import make
 from .test_training import same

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
+from elsewhere.chunks import Chunk
 from elsewhere.errors import InputError
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.training import TrainPlan, ray_session, train
 from elsewhere.models.training_files import EventFiles
 from elsewhere.models.training_stream import read_rows
 from elsewhere.models.training_stream_ray import RayData, parts, read_together
-from elsewhere.workspace import Chunk, write_chunk
+from elsewhere.workspace import write_chunk
 
 from .conftest import make
 from .test_training import same, workers_of
