@@ -180,6 +180,9 @@ class HuntSection(Section):
         "dijet",
         description="expected in a window: its masked fit, a slow process, or the sidebands' passing share",
     )
+    guard: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="GeV beside a window that its fit leaves out too: a wide signal leaks there"
+    )
     bumphunter: bool = Field(False, description="BumpHunter on the best window's spectra as well")
     toys: Positive = Field(
         default_factory=lambda told: 2000 if told.get("background") == "gaussian_process" else 40_000,
@@ -196,15 +199,17 @@ class HuntSection(Section):
         if scan.first > scan.last:
             raise ValueError(f"windows.first {scan.first} is above windows.last {scan.last}")
         for window in (scan.windows()[0], scan.windows()[-1]):
-            if window.low <= self.mass_low or window.high >= self.mass_high:
+            if window.low - self.guard <= self.mass_low or window.high + self.guard >= self.mass_high:
                 raise ValueError(
-                    f"window {window.low:g}-{window.high:g} leaves no sideband inside {self.mass_low:g}-{self.mass_high:g} GeV"
+                    f"window {window.low:g}-{window.high:g} with a guard of {self.guard:g} GeV leaves no sideband inside "
+                    f"{self.mass_low:g}-{self.mass_high:g} GeV"
                 )
         if self.mass_high >= self.collision_energy:
             raise ValueError(
                 f"collision_energy {self.collision_energy:g} is not above mass_high {self.mass_high:g}, both in GeV"
             )
-        edges = [("mass_high", self.mass_high), *(("window edge", e) for w in scan.windows() for e in w)]
+        edges = [("mass_high", self.mass_high), ("mass_low + guard", self.mass_low + self.guard)]
+        edges += [("window edge", e) for w in scan.windows() for e in w]
         for name, edge in edges:
             if abs((edge - self.mass_low) / self.bin_width % 1 - 0.5) < 0.5 - 1e-6:
                 raise ValueError(
@@ -213,7 +218,7 @@ class HuntSection(Section):
         if any(b >= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
             raise ValueError(f"cuts {self.cuts} must decrease strictly")
         bins = round((self.mass_high - self.mass_low) / self.bin_width)
-        if bins - round(scan.width / self.bin_width) < 8:
+        if bins - round((scan.width + 2 * self.guard) / self.bin_width) < 8:
             raise ValueError(
                 f"{bins} bins of {self.bin_width:g} GeV are too few for a fit with the window masked"
             )

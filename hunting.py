@@ -88,10 +88,14 @@ def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, A
         windows, spectra = spectra_of(search, data, variant)
         result = hunt(
             windows, spectra, energy=section.collision_energy, signal_width=section.signal_width, toys=section.toys,
-            seed=config.seed + i, threads=config.run.workers, background=section.background,
+            seed=config.seed + i, threads=config.run.workers, background=section.background, guard=section.guard,
             progress=lambda d, t, i=i: progress(i * t + d, len(names) * t),
         )  # fmt: skip
-        judged = {"validity": plain(validity(result.results)), "background": section.background}
+        judged = {
+            "validity": plain(validity(result.results)),
+            "background": section.background,
+            "guard": section.guard,
+        }
         if section.bumphunter:
             bumped, missed = bumps(
                 result, section.collision_energy, section.signal_width, section.toys, config.seed + i, config.run.workers

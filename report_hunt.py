@@ -58,6 +58,11 @@ _BACKGROUNDS = {
 }
 
 
+def _guarded(found: dict[str, Any]) -> str:
+    """What is masked beside the signal region."""
+    return f" {found['guard']:g} GeV to either side of it are masked as well." if found["guard"] else ""
+
+
 def percent(cut: float) -> str:
     """A cut in words."""
     return "no cut" if cut >= 1 else f"cut {100 * cut:g}%"
@@ -71,7 +76,7 @@ def _spectra_part(found: dict[str, Any], label: str) -> ReportPart:
         pair.append(_spectrum(edges, best, f"after the {percent(best['cut'])}"))
     return ReportPart(
         "Spectrum",
-        f"{_BACKGROUNDS[found['background']]} chi2 is the Poisson deviance outside the signal region.",
+        f"{_BACKGROUNDS[found['background']]}{_guarded(found)} chi2 is the Poisson deviance of the bins that are not masked.",
         figures=[
             ReportFigure(
                 "spectra", plot_spectra(pair, label=label), "Data, fit and pulls in the window of the largest excess.",

@@ -55,7 +55,7 @@ def binned_model(
     counts = np.array([before["counts"], best["counts"]], dtype=np.float64)
     window = Window(best["window"]["low"], best["window"]["high"])
     inside = window.contains(0.5 * (edges[1:] + edges[:-1]))
-    estimate = Estimator(section.background, section.collision_energy, section.signal_width)
+    estimate = Estimator(section.background, section.collision_energy, section.signal_width, section.guard)
     cut = int(best["cut"] < 1)
     fit = estimate(counts, cut, edges, inside)
     value, vector = np.linalg.eigh(fit.covariance)

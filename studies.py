@@ -156,7 +156,7 @@ def _repeat(given: Material, asked: SearchConfig, job: Job) -> dict[str, Any]:
     both = both.take((both.mass >= edges[0]) & (both.mass < edges[-1]))
     score, fold, tie = model.score(both), *_folds(both, asked)
     spectra = nested_spectra(both.mass, score, cuts, edges, fold, tie)
-    estimate = Estimator(section.background, section.collision_energy, section.signal_width)
+    estimate = Estimator(section.background, section.collision_energy, section.signal_width, section.guard)
     results, failed = scan([job.window], [spectra], section.collision_energy, estimate)
     held = model.score(given.measured), *_folds(given.measured, asked)
     there = job.window.contains(given.measured.mass)
@@ -323,7 +323,7 @@ def _stability(search: Search, data: Sample, found: dict[str, Any]) -> Any:
     at = windows.index(Window(**best["window"]))
     return plain(stability(
         windows, masses, at, best["cut"], best["order"], low=section.mass_low, high=section.mass_high,
-        bin_width=section.bin_width, energy=section.collision_energy,
+        bin_width=section.bin_width, energy=section.collision_energy, guard=section.guard,
     ))  # fmt: skip
 
 

@@ -43,6 +43,13 @@ class Prediction:
         return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
 
 
+def beside(edges: Array, inside: Mask, guard: float = 0.0) -> Mask:
+    """Which bins a fit looks at, (bins,): all but the window's and those within ``guard`` GeV of it, where a wide signal leaks to."""
+    first, last = int(np.argmax(inside)), len(inside) - int(np.argmax(inside[::-1]))
+    slack = 1e-6 * float(edges[-1] - edges[0])
+    return (edges[1:] <= edges[first] - guard + slack) | (edges[:-1] >= edges[last] + guard - slack)
+
+
 @runtime_checkable
 class BackgroundModel(Protocol):
     """Predicts the bins of ``inside`` (bins,) from the others of a spectrum ``counts`` (bins,) on ``edges`` (GeV)."""
@@ -128,16 +135,18 @@ class SidebandCount:
     Exact if passing does not depend on mass. Two uncertainties watch over that: ``correlation``, the change of b if
     the share goes up or down with ln m at the slope of the sidebands, or at that slope's error where it is larger;
     ``non-closure``, half the difference of the two sidebands' own predictions beyond what their statistics explain.
-    ``failing`` (bins,): counts of events that fail.
+    ``failing`` (bins,): counts of events that fail. Bins within ``guard`` GeV of the window count for neither.
     """
 
     failing: Array = field(repr=False)
+    guard: float = 0.0
 
     def predict(self, counts: Array, edges: Array, inside: Mask) -> Prediction:
         """See `BackgroundModel`."""
         counts, edges, inside = _checked(counts, edges, inside)
         failing, edges, inside = _checked(self.failing, edges, inside)
-        passed, failed = float(counts[~inside].sum()), float(failing[~inside].sum())
+        use = beside(edges, inside, self.guard)
+        passed, failed = float(counts[use].sum()), float(failing[use].sum())
         if not (passed > 0 and failed > 0):
             raise FitError(
                 f"{passed:g} events pass and {failed:g} fail outside the window: widen the sidebands"
@@ -149,16 +158,15 @@ class SidebandCount:
         b = share * control
         statistical = float(np.sqrt(covariance[np.ix_(inside, inside)].sum()))
         systematic = {
-            "correlation": b * _slope_effect(counts, failing, edges, inside),
-            "non-closure": b * _side_difference(counts, failing, inside),
+            "correlation": b * _slope_effect(counts, failing, edges, inside, use),
+            "non-closure": b * _side_difference(counts, failing, inside, use),
         }
         return Prediction(share * failing, covariance, b, statistical, systematic)
 
 
-def _slope_effect(counts: Array, failing: Array, edges: Array, inside: Mask) -> float:
+def _slope_effect(counts: Array, failing: Array, edges: Array, inside: Mask, use: Mask) -> float:
     """Relative change of the share between sidebands and window if ln(pass / fail) is linear in ln m."""
     x = np.log(0.5 * (edges[1:] + edges[:-1]))
-    use = ~inside
     total = counts + failing
     p = counts[use].sum() / total[use].sum()
     centre = np.average(x[use], weights=total[use])
@@ -173,12 +181,12 @@ def _slope_effect(counts: Array, failing: Array, edges: Array, inside: Mask) -> 
     return float(np.expm1(size * abs(np.average(x[inside], weights=weight) - centre)))
 
 
-def _side_difference(counts: Array, failing: Array, inside: Mask) -> float:
+def _side_difference(counts: Array, failing: Array, inside: Mask, use: Mask) -> float:
     """Half the relative difference of the shares below and above the window, its statistical part taken off in
     quadrature.
     """
-    first, last = int(np.argmax(inside)), len(inside) - int(np.argmax(inside[::-1]))
-    sides = [(float(counts[s].sum()), float(failing[s].sum())) for s in (slice(0, first), slice(last, None))]
+    below = np.arange(len(inside)) < int(np.argmax(inside))
+    sides = [(float(counts[s].sum()), float(failing[s].sum())) for s in (use & below, use & ~below)]
     if min(min(one) for one in sides) <= 0:
         return 0.0
     (b0, d0), (b1, d1) = sides

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import FitError
 from ..events import Window
+from .background_models import beside
 from .counting import p_of, signed_z
 from .dijet import SignalFit, basis, choose_order, fit_signal
 from .hunt_backgrounds import Estimate, Estimator, Kind, capped_z
@@ -77,7 +78,7 @@ def scan(
     """
     cuts, estimate = spectra[0].cuts, estimate or Estimator("dijet", energy)
     found: dict[tuple[int, int], tuple[Estimate, float, float, float]] = {}
-    failed, apart = [], separate(windows)
+    failed, apart = [], separate(windows, estimate.guard)
     for i, (window, one) in enumerate(zip(windows, spectra, strict=True)):
         inside = window.contains(0.5 * (one.edges[1:] + one.edges[:-1]))
         for c, counts in enumerate(one.counts):
@@ -115,9 +116,9 @@ def _peak(
 
     On the dijet function, whatever the background was estimated with. (None, None) where no position gives a positive signal.
     """
-    beside = ~best.window.contains(0.5 * (edges[1:] + edges[:-1]))
+    around = ~best.window.contains(0.5 * (edges[1:] + edges[:-1]))
     try:
-        model = basis(edges, best.order or choose_order(best.counts, edges, energy, beside), energy)
+        model = basis(edges, best.order or choose_order(best.counts, edges, energy, around), energy)
     except FitError:
         return None, None
     half = 0.75 * (best.window.high - best.window.low)
@@ -148,17 +149,18 @@ def hunt(
     threads: int = 1,
     progress: object = None,
     background: Kind = "dijet",
+    guard: float = 0.0,
 ) -> HuntResult:
     """Scan, pick the most significant (window, cut), and calibrate the choice with ``toys`` background-only repetitions.
 
     ``spectra``: one per window, from its own classifier, cut efficiencies (1, ...) decreasing; a cut of 1 comes first.
     ``background``: see `hunt_backgrounds`; the toys repeat every estimate, at some 6 ms per window, cut and toy for the
-    Gaussian process.
+    Gaussian process. ``guard`` [GeV]: bins so near to a window are left out of its estimate, where a signal wider than the window leaks to.
     Raises `FitError` when the spectra before the cut cannot be fitted.
     """
     if spectra[0].cuts[0] < 1:
         raise FitError("the first cut must be 1: the spectrum before any cut")
-    estimate = Estimator(background, energy, signal_width)
+    estimate = Estimator(background, energy, signal_width, guard)
     results, failed = scan(windows, spectra, energy, estimate)
     if not results:
         raise FitError("no window could be fitted: " + "; ".join(failed))
@@ -167,15 +169,16 @@ def hunt(
     if before is None:
         raise FitError("the spectrum before the cut could not be fitted: " + "; ".join(failed))
     peak, error = _peak(best, spectra[0].edges, energy, signal_width)
-    given = toy_input(windows, spectra, results, energy)
+    given = toy_input(windows, spectra, results, energy, guard)
     maxima = toy_maxima if background == "dijet" else EstimatedToys(estimate)
     overall = global_p(given, best.z, toys=toys, seed=seed, threads=threads, progress=progress, maxima=maxima)
     return HuntResult(spectra[0].edges, tuple(results), best, before, peak, error, overall, tuple(failed))
 
 
 def toy_input(
-    windows: Sequence[Window], spectra: Sequence[Spectra], results: Sequence[WindowResult], energy: float
-) -> ToyInput:
+    windows: Sequence[Window], spectra: Sequence[Spectra], results: Sequence[WindowResult], energy: float,
+    guard: float = 0.0,
+) -> ToyInput:  # fmt: skip
     """What the toys need: fitted expectations as disjoint slices between nested cuts, orders, masks, biases."""
     edges, cuts = spectra[0].edges, spectra[0].cuts
     shape = (len(windows), len(cuts))
@@ -188,6 +191,16 @@ def toy_input(
     slices[:, :-1] = np.maximum(expected[:, :-1] - expected[:, 1:], 0.0)
     centre = 0.5 * (edges[1:] + edges[:-1])
     inside = np.stack([w.contains(centre) for w in windows])
+    use = np.stack([beside(edges, one, guard) for one in inside])
     return ToyInput(
-        edges, energy, slices, fitted, order, np.abs(delta), inside, separate(windows), np.array(cuts) < 1
+        edges,
+        energy,
+        slices,
+        fitted,
+        order,
+        np.abs(delta),
+        inside,
+        use,
+        separate(windows, guard),
+        np.array(cuts) < 1,
     )

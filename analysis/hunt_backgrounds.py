@@ -1,6 +1,6 @@
 """What the hunt expects in a window: the masked dijet fit, a masked Gaussian process, or the sideband (ABCD) count.
 
-All three look at the spectrum after a cut outside the window only; the count also at the events that fail the cut in
+All three look at the spectrum after a cut outside the window (and its guard) only; the count also at the events that fail the cut in
 it. Their numerics are in `dijet`, `gaussian_process` and `background_models`; here they answer with the same numbers, so
 that scan, bias and toys need not know which it is.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from .background_models import SidebandCount
+from .background_models import SidebandCount, beside
 from .counting import z_of
 from .dijet import Basis, basis, choose_order, fit_background, gradient_of
 from .gaussian_process import fit_process
@@ -55,20 +55,22 @@ class Estimate:
 class Estimator:
     """How the background is estimated: ``kind``, collision ``energy`` [GeV], and the signal's relative ``width``.
 
-    A cut of 1 lets everything pass, so that nothing is left to count with: "abcd" takes the dijet fit there.
+    A cut of 1 lets everything pass, so that nothing is left to count with: "abcd" takes the dijet fit there. ``guard``: bins within so many
+    GeV of the window are masked as well.
     """
 
     kind: Kind
     energy: float
     width: float = 0.035
+    guard: float = 0.0
 
     def __call__(self, counts: Array, cut: int, edges: Array, inside: Mask) -> Estimate:
         """For nested ``counts`` (cuts, bins) and the cut of that number. Raises `FitError`."""
         if self.kind == "gaussian_process":
-            return _process(counts[cut], edges, inside, LENGTHS * self.width)
+            return _process(counts[cut], edges, inside, LENGTHS * self.width, self.guard)
         if self.kind == "abcd" and cut > 0:
-            return _count(counts[cut], counts[0] - counts[cut], edges, inside)
-        return dijet_estimate(counts[cut], edges, inside, self.energy)
+            return _count(counts[cut], counts[0] - counts[cut], edges, inside, self.guard)
+        return dijet_estimate(counts[cut], edges, inside, self.energy, guard=self.guard)
 
 
 @lru_cache(maxsize=64)
@@ -78,12 +80,13 @@ def _basis(edges: bytes, order: int, energy: float) -> Basis:
 
 
 def dijet_estimate(
-    counts: Array, edges: Array, inside: Mask, energy: float, order: int | None = None
+    counts: Array, edges: Array, inside: Mask, energy: float, order: int | None = None, guard: float = 0.0
 ) -> Estimate:
     """The masked fit of counts (bins,) with ``order`` shape parameters, by likelihood ratio where None. Raises `FitError`."""
-    order = choose_order(counts, edges, energy, ~inside) if order is None else order
+    use = beside(edges, inside, guard)
+    order = choose_order(counts, edges, energy, use) if order is None else order
     model = _basis(np.ascontiguousarray(edges, dtype=np.float64).tobytes(), order, energy)
-    fit = fit_background(counts, model, ~inside)
+    fit = fit_background(counts, model, use)
     slope = gradient_of(model, fit.theta)[1]
     b, s = fit.integral(inside, slope)
     covariance = slope @ fit.covariance @ slope.T
@@ -99,34 +102,35 @@ def _half_deviance(counts: Array, expected: Array) -> float:
 
 
 def _closed(
-    counts: Array, inside: Mask, b: float, s: float, expected: Array, covariance: Array, free: float
+    counts: Array, use: Mask, b: float, s: float, expected: Array, covariance: Array, free: float
 ) -> Estimate:
-    """With the deviance of the bins outside, ``free`` of whose degrees of freedom went into the estimate."""
-    half = _half_deviance(counts[~inside], np.maximum(expected[~inside], 1e-12))
-    ndf = max(1, round(float((~inside).sum()) - free))
+    """With the deviance of the bins that were looked at, ``free`` of whose degrees of freedom went into the estimate."""
+    half = _half_deviance(counts[use], np.maximum(expected[use], 1e-12))
+    ndf = max(1, round(float(use.sum()) - free))
     error = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     return Estimate(b, s, expected, error, covariance, 0, half, ndf, float(stats.chi2.sf(2 * half, ndf)))
 
 
-def _process(counts: Array, edges: Array, inside: Mask, length: float) -> Estimate:
+def _process(counts: Array, edges: Array, inside: Mask, length: float, guard: float) -> Estimate:
     """The amplitude of the largest evidence; degrees of freedom: the trace of posterior variance times rate."""
-    found = [fit_process(counts, edges, ~inside, length, a, (length, length)) for a in AMPLITUDES]
+    use = beside(edges, inside, guard)
+    found = [fit_process(counts, edges, use, length, a, (length, length)) for a in AMPLITUDES]
     best = max(found, key=lambda p: p.log_evidence)
     variance = np.diag(best.covariance)
     within = np.ix_(inside, inside)
     b, s = float(best.expected[inside].sum()), float(np.sqrt(max(best.covariance[within].sum(), 0.0)))
-    free = float((np.log1p(variance / best.expected**2) * best.expected)[~inside].sum())
-    return _closed(counts, inside, b, s, best.expected, best.covariance, free)
+    free = float((np.log1p(variance / best.expected**2) * best.expected)[use].sum())
+    return _closed(counts, use, b, s, best.expected, best.covariance, free)
 
 
-def _count(counts: Array, failing: Array, edges: Array, inside: Mask) -> Estimate:
-    made = SidebandCount(failing).predict(counts, edges, inside)
+def _count(counts: Array, failing: Array, edges: Array, inside: Mask, guard: float) -> Estimate:
+    made = SidebandCount(failing, guard).predict(counts, edges, inside)
     # What the share could be wrong by concerns the window, into which it is carried.
     wrong = float(np.sqrt(sum(s**2 for s in made.systematic.values()))) / made.b if made.b > 0 else 0.0
     carried = np.where(inside, wrong * made.expected, 0.0)
-    return _closed(
-        counts, inside, made.b, made.error, made.expected, made.covariance + np.outer(carried, carried), 1.0
-    )
+    covariance = made.covariance + np.outer(carried, carried)
+    use = beside(edges, inside, guard)
+    return _closed(counts, use, made.b, made.error, made.expected, covariance, 1.0)
 
 
 def capped_z(z: float, b: float, counts: Array, inside: Mask) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import FitError
 from ..events import Window
+from .background_models import beside
 from .dijet import HIGHEST_ORDER, MIN_ORDER
 from .hunt_backgrounds import Estimate, capped_z, dijet_estimate
 from .plots_studies import StabilityCell
@@ -45,22 +46,22 @@ def edges_for(window: Window, width: float, low: float, high: float) -> Array:
 
 
 def _fitted(
-    mass: Array, edges: Array, window: Window, energy: float, order: int | None
+    mass: Array, edges: Array, window: Window, energy: float, order: int | None, guard: float
 ) -> tuple[float, Estimate, float]:
     """(n, the fit, the largest Z it allows) of one window; ``order`` None: by likelihood ratio."""
     counts = np.histogram(mass, edges)[0].astype(np.float64)
     inside = window.contains(0.5 * (edges[1:] + edges[:-1]))
-    fit = dijet_estimate(counts, edges, inside, energy, order)
+    fit = dijet_estimate(counts, edges, inside, energy, order, guard)
     return float(counts[inside].sum()), fit, capped_z(np.inf, fit.b, counts, inside)
 
 
 def _others(
-    masses: Sequence[Array], windows: Sequence[Window], grids: Sequence[Array], energy: float
+    masses: Sequence[Array], windows: Sequence[Window], grids: Sequence[Array], energy: float, guard: float
 ) -> tuple[Array, Array, Array]:
     n, b, s = np.full((3, len(windows)), np.nan)
     for i, (mass, window, edges) in enumerate(zip(masses, windows, grids, strict=True)):
         try:
-            n[i], fit, _ = _fitted(mass, edges, window, energy, None)
+            n[i], fit, _ = _fitted(mass, edges, window, energy, None, guard)
         except FitError:  # as in the hunt: a window without a fit measures nobody's bias
             continue
         b[i], s[i] = fit.b, fit.s
@@ -69,7 +70,7 @@ def _others(
 
 def stability(
     windows: Sequence[Window], masses: Sequence[Array], best: int, cut: float, nominal_order: int,
-    *, low: float, high: float, bin_width: float, energy: float,
+    *, low: float, high: float, bin_width: float, energy: float, guard: float = 0.0,
 ) -> list[StabilityCell]:  # fmt: skip
     """Local Z of window ``best`` for every order x bin width x displacement of the window.
 
@@ -81,16 +82,16 @@ def stability(
     moved = [w for w in moved if low < w.low and w.high < high]
     for width in binnings(bin_width, here.high - here.low):
         grids = [edges_for(w, width, low, high) for w in windows]
-        rest = _others(masses, windows, grids, energy) if cut < 1 else None
+        rest = _others(masses, windows, grids, energy, guard) if cut < 1 else None
         for window in moved:
             edges = edges_for(window, width, low, high)
-            if (~window.contains(0.5 * (edges[1:] + edges[:-1]))).sum() < LEAST_BINS:
+            if beside(edges, window.contains(0.5 * (edges[1:] + edges[:-1])), guard).sum() < LEAST_BINS:
                 continue
             everywhere = [window if i == best else w for i, w in enumerate(windows)]
             for order in range(MIN_ORDER, HIGHEST_ORDER + 1):
                 quoted = window == here and order == nominal_order and width == bin_width
                 try:
-                    n, fit, most = _fitted(masses[best], edges, window, energy, order)
+                    n, fit, most = _fitted(masses[best], edges, window, energy, order, guard)
                 except FitError:
                     cells.append(StabilityCell(order, f"{width:g} GeV", window, np.nan, np.nan, quoted))
                     continue
@@ -98,7 +99,7 @@ def stability(
                 if rest is not None:
                     seen, fitted, sigma = (v.copy() for v in rest)
                     seen[best], fitted[best], sigma[best] = n, fit.b, fit.s
-                    found = bias_of(separate(everywhere), seen, fitted, sigma)
+                    found = bias_of(separate(everywhere, guard), seen, fitted, sigma)
                     delta, error = float(found[0][best]), float(found[1][best])
                 z = min(corrected_z(n, fit.b, fit.s, delta, error), most)
                 cells.append(StabilityCell(order, f"{width:g} GeV", window, z, fit.gof_p, quoted))

@@ -24,7 +24,8 @@ GV_LEVEL = 0.5
 @dataclass(frozen=True)
 class ToyInput:
     """``slices`` (windows, cuts, bins): expected events passing a cut and not the next; ``fitted``, ``order`` of the dijet
-    function (0: not one) and ``bias`` (windows, cuts); ``inside`` (windows, bins); ``apart`` (windows, windows): which may measure whose bias;
+    function (0: not one) and ``bias`` (windows, cuts); ``inside`` (windows, bins), and ``use``: what the fits look at; ``apart`` (windows,
+    windows): which may measure whose bias;
     ``biased`` (cuts,): whether the cut can sculpt (a cut of 1 cannot)."""
 
     edges: Array
@@ -34,6 +35,7 @@ class ToyInput:
     order: NDArray[np.int64]
     bias: Array
     inside: NDArray[np.bool_]
+    use: NDArray[np.bool_]
     apart: NDArray[np.bool_]
     biased: NDArray[np.bool_]
 
@@ -62,7 +64,7 @@ class GlobalResult:
 
 @nb.njit(cache=True, nogil=True)
 def _fit_toy(
-    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_],
+    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_], use: NDArray[np.bool_],
     n: Array, b: Array, s: Array,
 ) -> bool:  # fmt: skip
     """Seen, fitted and error of the fit of every (window, cut) of one toy; False when a fit did not converge."""
@@ -77,7 +79,7 @@ def _fit_toy(
             k = order[w, c] + 1
             phi = np.ascontiguousarray(phis[order[w, c], :, :, :k])
             theta, fisher = np.zeros(k + 1), np.zeros((k + 1, k + 1))
-            half, good = fit_one(counts[w, c], ~inside[w], phi, logws, none, False, theta, fisher)
+            half, good = fit_one(counts[w, c], use[w], phi, logws, none, False, theta, fisher)
             if not good or not np.isfinite(half):
                 return False
             slope = np.zeros(k)
@@ -100,7 +102,7 @@ def _fit_toy(
 
 @nb.njit(cache=True, nogil=True)
 def _scan_toy(
-    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_],
+    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_], use: NDArray[np.bool_],
     apart: NDArray[np.bool_], biased: NDArray[np.bool_], bias: Array, zs: Array,
 ) -> bool:  # fmt: skip
     """Z of every (window, cut) of one toy into ``zs``; False when a fit did not converge.
@@ -109,7 +111,7 @@ def _scan_toy(
     """
     windows, cuts, _ = counts.shape
     n, b, s = np.zeros((windows, cuts)), np.zeros((windows, cuts)), np.zeros((windows, cuts))
-    if not _fit_toy(counts, phis, logws, order, inside, n, b, s):
+    if not _fit_toy(counts, phis, logws, order, inside, use, n, b, s):
         return False
     for c in range(cuts):
         top, candidate = -np.inf, 0
@@ -139,7 +141,7 @@ def _scan_toy(
 
 @nb.njit(cache=True, nogil=True)
 def _scan_block(
-    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_],
+    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_], use: NDArray[np.bool_],
     apart: NDArray[np.bool_], biased: NDArray[np.bool_], bias: Array, level: float,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Largest Z (toys,), infinite for a failed toy, and upcrossings of ``level`` along the windows (toys,)."""
@@ -147,7 +149,7 @@ def _scan_block(
     best, crossings = np.empty(toys), np.zeros(toys)
     zs = np.empty((windows, cuts))
     for t in range(toys):
-        if not _scan_toy(counts[t], phis, logws, order, inside, apart, biased, bias, zs):
+        if not _scan_toy(counts[t], phis, logws, order, inside, use, apart, biased, bias, zs):
             best[t] = np.inf
             continue
         best[t] = zs.max()
@@ -182,7 +184,17 @@ def toy_maxima(
     phis = np.zeros((MAX_ORDER + 1, *full.phi.shape))
     for order in np.unique(given.order[given.order > 0]):
         phis[order, :, :, : order + 1] = basis(given.edges, int(order), given.energy).phi
-    rest = (phis, full.logw, given.order, given.inside, given.apart, given.biased, given.bias, GV_LEVEL)
+    rest = (
+        phis,
+        full.logw,
+        given.order,
+        given.inside,
+        given.use,
+        given.apart,
+        given.biased,
+        given.bias,
+        GV_LEVEL,
+    )
     blocks = -(-toys // BLOCK)
 
     def one(block: int) -> tuple[Array, Array]:

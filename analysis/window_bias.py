@@ -13,9 +13,9 @@ from .counting import signed_z
 Array = NDArray[np.float64]
 
 
-def separate(windows: Sequence[Window]) -> NDArray[np.bool_]:
-    """Which pairs of windows share no mass, (windows, windows)."""
-    return np.array([[o.high <= w.low or o.low >= w.high for o in windows] for w in windows])
+def separate(windows: Sequence[Window], guard: float = 0.0) -> NDArray[np.bool_]:
+    """Which pairs of windows share no mass and are ``guard`` GeV apart, (windows, windows)."""
+    return np.array([[o.high <= w.low - guard or o.low >= w.high + guard for o in windows] for w in windows])
 
 
 def bias_of(apart: NDArray[np.bool_], n: Array, b: Array, s: Array) -> tuple[Array, Array]:

@@ -33,7 +33,8 @@ class RAnode:
     mean of the learnt ones, or the chosen one. A point value of w is no evidence: compare ``scan_`` with w -> 0.
 
     p_S takes up whatever p_B gets wrong, and a signal of S/B = 0.6 % adds only about a hundredth to the mean ln likelihood per event: a
-    p_B that is not known better than that hides it, and a learnt w comes out too large.
+    p_B that is not known better than that hides it, and a learnt w comes out too large. p_S begins wide, where p_B is smallest, and leaves
+    the tails after thousands of steps only: 800 found nothing where 3,000 found half of what a classifier with labels does.
 
     Against the paper: p_S(x, m) = p_S(x | m) p_S(m) with a spline flow each, so that ln p_S(m) need not be estimated;
     orders of the features reversed instead of permuted at random; no batch normalisation, no dropout, no weight decay

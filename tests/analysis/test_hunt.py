@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from elsewhere.analysis.counting import signed_z
 from elsewhere.analysis.hunt import hunt, scan, toy_input
+from elsewhere.analysis.hunt_backgrounds import Estimator
 from elsewhere.analysis.spectrum import Spectra, nested_spectra, passing
 from elsewhere.analysis.toys import global_p, toy_maxima
 from elsewhere.analysis.validity import validity
@@ -96,14 +97,15 @@ def test_toys_are_the_same_on_any_number_of_threads_and_more_toys_begin_with_the
     assert not np.array_equal(one, other)
 
 
-def test_the_toy_scan_is_the_scan():
+@pytest.mark.parametrize("guard", [0.0, 200.0])
+def test_the_toy_scan_is_the_scan(guard):
     """The compiled scan of a toy gives the Z of `scan` on the same counts."""
     from elsewhere.analysis.dijet import MAX_ORDER, basis
     from elsewhere.analysis.toys import _scan_toy
 
     made = spectra(3, 60.0)
-    results, _ = scan(WINDOWS, made, ENERGY)
-    given = toy_input(WINDOWS, made, results, ENERGY)
+    results, _ = scan(WINDOWS, made, ENERGY, Estimator("dijet", ENERGY, guard=guard))
+    given = toy_input(WINDOWS, made, results, ENERGY, guard)
     full = basis(EDGES, MAX_ORDER, ENERGY)
     phis = np.zeros((MAX_ORDER + 1, *full.phi.shape))
     for order in (2, 3, 4):
@@ -111,8 +113,8 @@ def test_the_toy_scan_is_the_scan():
     zs = np.empty((len(WINDOWS), len(CUTS)))
     counts = np.stack([s.counts for s in made])
     assert _scan_toy(
-        counts, phis, full.logw, given.order, given.inside, given.apart, given.biased, given.bias, zs
-    )
+        counts, phis, full.logw, given.order, given.inside, given.use, given.apart, given.biased, given.bias, zs
+    )  # fmt: skip
     # A toy takes the size of the bias from the data, and here the toy is the data.
     want = np.array(
         [[next(r.z for r in results if r.window == w and r.cut == c) for c in CUTS] for w in WINDOWS]
@@ -144,6 +146,32 @@ def test_bias_is_measured_on_the_windows_that_overlap_neither_this_one_nor_the_c
     assert corrected_z(150, 100, 10, 0.2, 0.1) == pytest.approx(
         signed_z(150, 120, np.sqrt(12**2 + 20**2 + 10**2))
     )
+
+
+def test_windows_within_the_guard_measure_nobodys_bias():
+    windows = [Window(c, c + 2.0) for c in (0.0, 2.0, 3.0, 4.0)]
+    np.testing.assert_array_equal(separate(windows)[0], [False, True, True, True])
+    np.testing.assert_array_equal(separate(windows, 1.0)[0], [False, False, True, True])
+    np.testing.assert_array_equal(separate(windows, 2.0)[3], [True, False, False, False])
+
+
+def test_a_guard_keeps_a_wide_signal_out_of_the_fit():
+    """A signal of which 18 % lie beside its window, without fluctuations: the guarded fit is not raised by them."""
+    from scipy import stats
+
+    wide = 60.0 * np.diff(stats.norm.cdf(EDGES, 3500.0, 150.0))
+    there = [wide * (w.centre == 3500.0) for w in WINDOWS]
+    made = [Spectra(EDGES, CUTS, np.stack([truth(1e5, 2) + one, truth(1e3, 2) + one])) for one in there]
+    plain, guarded = (
+        hunt(WINDOWS, made, energy=ENERGY, signal_width=0.05, toys=250, seed=3, guard=guard).best
+        for guard in (0.0, 100.0)
+    )
+    assert plain.window == guarded.window == Window(3300.0, 3700.0)
+    true = truth(1e3, 2)[Window(3300.0, 3700.0).contains(0.5 * (EDGES[1:] + EDGES[:-1]))].sum()
+    assert guarded.b == pytest.approx(true, rel=0.04)
+    assert plain.b > 1.08 * true
+    assert guarded.b_error > plain.b_error  # fewer bins, longer way
+    assert guarded.z > plain.z
 
 
 def test_failed_toys_count_against_a_discovery(monkeypatch):

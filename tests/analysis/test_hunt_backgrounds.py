@@ -22,8 +22,8 @@ CENTRE = 0.5 * (EDGES[1:] + EDGES[:-1])
 INSIDE = WINDOWS[3].contains(CENTRE)
 
 
-def estimator(kind):
-    return Estimator(kind, ENERGY, 0.035)
+def estimator(kind, guard=0.0):
+    return Estimator(kind, ENERGY, 0.035, guard)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -84,18 +84,35 @@ def test_the_dijet_estimate_is_the_masked_fit():
 
 
 @pytest.mark.parametrize("kind", ["dijet", *OTHERS])
-def test_a_toy_is_scanned_as_the_data_are(kind):
+def test_bins_of_the_guard_change_nothing(kind):
+    """Whatever lies there; and without a guard it does change the estimate."""
+    counts = spectra(2)[3].counts
+    spoilt, near = counts.copy(), (CENTRE > 3200) & (CENTRE < 3800) & ~INSIDE
+    assert near.sum() == 2
+    spoilt[:, near] += 1000.0
+    one, other = (estimator(kind, 100.0)(c, 1, EDGES, INSIDE) for c in (counts, spoilt))
+    assert (one.b, one.s, one.half_deviance, one.ndf) == (other.b, other.s, other.half_deviance, other.ndf)
+    plain = estimator(kind)(counts, 1, EDGES, INSIDE)
+    assert estimator(kind)(spoilt, 1, EDGES, INSIDE).b > plain.b
+    assert one.b != plain.b
+    if kind != "gaussian_process":  # degrees of freedom of a process are no whole number
+        assert plain.ndf == one.ndf + 2
+
+
+@pytest.mark.parametrize("guard", [0.0, 200.0])
+@pytest.mark.parametrize("kind", ["dijet", *OTHERS])
+def test_a_toy_is_scanned_as_the_data_are(kind, guard):
     """With the data as the toy, every Z is that of the scan; and the dijet's toys are those of the compiled ones."""
     made = spectra(3, 60.0)
     windows, made = WINDOWS[::3], made[::3]
-    results, _ = scan(windows, made, ENERGY, estimator(kind))
-    given = toy_input(windows, made, results, ENERGY)
+    results, _ = scan(windows, made, ENERGY, estimator(kind, guard))
+    given = toy_input(windows, made, results, ENERGY, guard)
     assert given.fitted.all()
-    zs = significances(np.stack([s.counts for s in made]), given, estimator(kind))
+    zs = significances(np.stack([s.counts for s in made]), given, estimator(kind, guard))
     want = [[next(r.z for r in results if r.window == w and r.cut == c) for c in CUTS] for w in windows]
     np.testing.assert_allclose(zs, want, atol=1e-6)
     if kind == "dijet":
-        slow, fast = EstimatedToys(estimator(kind))(given, 30, 5), toy_maxima(given, 30, 5)
+        slow, fast = EstimatedToys(estimator(kind, guard))(given, 30, 5), toy_maxima(given, 30, 5)
         # the compiled toys keep the order that the data chose
         assert np.mean(np.abs(slow[0] - fast[0]) < 2e-3) > 0.5
 
