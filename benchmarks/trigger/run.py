@@ -1,6 +1,6 @@
 """The figures of the trigger: from training to firmware, its proof, its cost, its rate and what it keeps of signals.
 
-    python benchmarks/trigger/run.py [NAME ... | --emulators | --seeds | --table]
+    python benchmarks/trigger/run.py [NAME ... | --emulators | --seeds | --teacher | --table]
 
 Searches on the set `trigger` (made first: 15 core minutes), each with another score: AXOL1TL's encoder of version 4 and version 5, both
 in the types of their firmware, and CICADA's students of version 2 and 1 on calorimeter regions, all with Verilog, proof and cost
@@ -13,7 +13,7 @@ firmware. Versions 4, 5, the plain training and the mixture are repeated with ot
 same backbone). The mixture's number of components is its default, in the range of the public code; nothing was chosen by these figures.
 About an hour of two cores, from the columns to the end every time; needs verilator and yosys.
 With NAMEs only those searches are made anew, with --emulators only their C++ (some minutes), with --seeds only the repetitions that are
-missing, with --table none. Results go to results/trigger.json; without a prefix they are those of
+missing, with --teacher only the comparison of CICADA's students with their teachers, with --table none. Results go to results/trigger.json; without a prefix they are those of
 version 4.
 
 Two losses by quantisation: of one plain training when it is cast to its firmware's types (conversion_loss, the same events twice), and of
@@ -208,10 +208,18 @@ def against_teacher(search: Search) -> dict[str, float]:
         )
         if name == "rates":
             threshold, _, _ = threshold_interval(wanted, weight, 1.0, search.config.rates.bunches)  # type: ignore[union-attr]
-            out["rate_over_teacher_1khz"] = float(
-                weight[found > threshold].sum() / weight[wanted > threshold].sum()
-            )
+            names = ("rate_over_teacher_1khz", "rate_over_teacher_1khz_low", "rate_over_teacher_1khz_high")
+            out |= dict(zip(names, rate_ratio(found > threshold, wanted > threshold, weight), strict=True))
     return out
+
+
+def rate_ratio(above: Any, below: Any, weight: Any) -> tuple[float, float, float]:
+    """Rate of ``above`` over that of ``below``, masks of the same crossings, with its 68 % interval by a Poisson bootstrap."""
+    either = above | below
+    a, b, w = above[either], below[either], weight[either]
+    drawn = np.random.default_rng(0).poisson(1.0, (2000, len(w))) * w
+    low, high = np.quantile((drawn @ a) / (drawn @ b), [0.16, 0.84])
+    return float(w[a].sum() / w[b].sum()), float(low), float(high)
 
 
 def weighted_spearman(a: Any, b: Any, weight: Any) -> float:
@@ -312,7 +320,12 @@ def main() -> None:
             emulator_again(name, events)
     for name in SEEDS if sys.argv[1:] == ["--seeds"] else ():
         repeat(name, events)
-    asked = [] if again or sys.argv[1:] in (["--table"], ["--seeds"]) else sys.argv[1:] or list(SEARCHES)
+    for name in SEARCHES if sys.argv[1:] == ["--teacher"] else ():
+        if name.startswith("cicada"):
+            path = FOLDER / f"{name}.json"
+            write_json(path, read_json(path) | {"teacher": against_teacher(opened(name, events))})
+    parts = (["--table"], ["--seeds"], ["--teacher"])
+    asked = [] if again or sys.argv[1:] in parts else sys.argv[1:] or list(SEARCHES)
     for name in asked:
         run(name, events)
     paths = {name: FOLDER / f"{name}.json" for name in SEARCHES}
