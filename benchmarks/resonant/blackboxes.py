@@ -1,14 +1,15 @@
 """The three black boxes by one command, nothing tuned: every box gets the demo's search, and only then are the seals opened.
 
-    python benchmarks/resonant/blackboxes.py [--scale F] [--seed S] [--workers N]
+    python benchmarks/resonant/blackboxes.py [--boxes 1,2,3] [--scale F] [--seed S] [--workers N]
 
-The published boxes (2101.08320) have a million events; here boxes 1 and 3 have 40,000 and box 2, whose shower is five times slower,
-10,000 (`EVENTS`, times F): at 90 and 20 events per second and core the three take 25 minutes of a core, and their searches 10. Signal is in proportion
+The published boxes (2101.08320) have a million events; here box 1 has 200,000, box 3 40,000, and box 2, whose shower is five times slower,
+10,000 (`EVENTS`, times F): at 90 and 20 events per second and core the three take 55 minutes of a core, and their searches 15. Signal is in proportion
 to sqrt(N), so that S/sqrt(B) is the published one while S/B is larger. Settings are those of templates/dijet.yaml, whose windows are
 made to reach from 2.7 to 6.1 TeV because nobody is told where to look. The answers to all boxes are in results/blackboxes.json before
-a sealed file is read; a claim is a global Z of 3 or more (2101.08320) in a hunt that is valid. The global Z is that of toys, which
-cannot show more than their number allows (a bound is said to be one); Gross-Vitells' is beside it, 0 where its bound on p is 1. What
-could be expected, S/sqrt(B) in the 400 GeV around the truth before any cut, is added at the end.
+a sealed file is read; a claim is a global Z of 3 or more (2101.08320) in a hunt that is valid. The global Z is that of toys; where no toy
+reaches the data they give only a bound, and then that of Gross and Vitells, whose p is itself an upper bound, counts where it is the stronger
+(``global_z_of`` says which; both are there). The seed draws the masses of box 1, and some are hard: seeds other than 1 are published apart,
+results/blackboxes_S.json, under names that say so. What could be expected, S/sqrt(B) in the 400 GeV around the truth before any cut, is added at the end.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from elsewhere.workspace import read_json
 #: The resonance of the box whose card draws no mass, GeV.
 FIXED = 4200.0
 #: Events of each box.
-EVENTS = {1: 40_000, 2: 10_000, 3: 40_000}
+EVENTS = {1: 200_000, 2: 10_000, 3: 40_000}
 #: Half of a window, GeV.
 HALF = 200.0
 
@@ -81,10 +82,13 @@ def figures_of(number: int, events: int, found: dict[str, Any], entry: Entry) ->
     overall, best = found["overall"], found["best"]
     out: dict[str, Any] = {"events": events, "claims": entry.claims, "mass_gev": entry.mass}
     if overall is not None:
-        bound = overall["bound"]
+        bound, crossing = overall["bound"], max(z_of(overall["gross_vitells"]), 0.0)
+        toys = overall["z_low"] if bound else overall["z"]
+        further = bound and crossing > toys
         out |= {
-            "global_p": overall["p_high"] if bound else overall["p"], "global_z": overall["z_low"] if bound else overall["z"],
-            "is_bound": bound, "gross_vitells_z": max(z_of(overall["gross_vitells"]), 0.0), "valid": found["validity"]["valid"],
+            "global_p": overall["p_high"] if bound else overall["p"], "global_z": crossing if further else toys,
+            "global_z_of": "gross_vitells" if further else "toys", "toys_z": toys, "is_bound": bound,
+            "gross_vitells_z": crossing, "valid": found["validity"]["valid"],
             "local_z": best["z"], "window": [best["window"]["low"], best["window"]["high"]], "cut": best["cut"],
             "failed_fits": len(found["failed"]),
         }  # fmt: skip
@@ -145,24 +149,29 @@ def opened(said: Answer) -> dict[str, Any]:
 def main() -> None:
     """Search all three, write the answers, open all three."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--boxes", default=",".join(map(str, BOXES)))
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
-    answers = [look(n, round(asked.scale * EVENTS[n]), asked.seed, asked.workers) for n in BOXES]
+    numbers = [int(n) for n in asked.boxes.split(",")]
+    answers = [look(n, round(asked.scale * EVENTS[n]), asked.seed, asked.workers) for n in numbers]
+    name, prefix = (
+        ("blackboxes", "") if asked.seed == 1 else (f"blackboxes_{asked.seed}", f"seed{asked.seed}_")
+    )
     figures: dict[str, Any] = {}
     for said in answers:
-        figures |= said.figures
-    publish("blackboxes", figures)  # nothing is decided after this
+        figures |= {prefix + key: value for key, value in said.figures.items()}
+    publish(name, figures)  # nothing is decided after this
     for said in answers:
-        figures |= opened(said)
+        figures |= {prefix + key: value for key, value in opened(said).items()}
     wanted = {
         "blackbox1_mass_error_gev": "< 100",
         "blackbox1_global_z": "> 5",
         "blackbox2_claims": "False",
     }
-    table([(k, v, wanted.get(k, "")) for k, v in figures.items()])
-    publish("blackboxes", figures)
+    table([(k, v, wanted.get(k.removeprefix(prefix), "")) for k, v in figures.items()])
+    publish(name, figures)
 
 
 if __name__ == "__main__":
