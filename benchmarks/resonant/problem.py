@@ -34,7 +34,7 @@ SIZES = {"half": (60_000, 0.006), "small": (16_000, 0.0116)}
 SET = os.environ.get("ELSEWHERE_SET", "half")
 REGION, S_OVER_B = SIZES[SET]
 SEED = 1
-#: Chunks of inclusive data and of the other shower's QCD that stands for a simulation.
+#: Chunks of inclusive data and of the other shower's QCD at all masses that stands for a simulation.
 INCLUSIVE, SIMULATED = 250, 60
 NOISE = 50
 #: Fractions of the hunted mass that `shifted` adds to both jet-mass columns.
@@ -46,9 +46,10 @@ def identity_of(which: str) -> str:
     return " ".join(table_path(p.card, SEED, i).name for p in parts_of(which) for i in p.numbers)
 
 
-def simulated() -> Part:
-    """The other shower's QCD at all masses."""
-    return replace(next(p for p in parts_of("alternative") if p.name == "alternative"), chunks=SIMULATED)
+def simulated() -> list[Part]:
+    """The other shower's QCD: in the signal region, and at all masses."""
+    region, every = parts_of("alternative")
+    return [region, replace(every, chunks=SIMULATED)]
 
 
 def inclusive() -> Part:
@@ -59,8 +60,8 @@ def inclusive() -> Part:
 @cache
 def table_of(part: str, which: str = SET) -> tuple[Events, np.ndarray]:
     """All selected events of a part and the columns `features.MORE`, in an order that has nothing to do with how they were made."""
-    if part == "alternative":
-        wanted = simulated()
+    if which == "alternative":
+        wanted = next(p for p in simulated() if p.name == part)
     elif (part, which) == ("inclusive", "half"):
         wanted = inclusive()
     else:
@@ -193,8 +194,17 @@ class Problem:
 
     @cached_property
     def simulation(self) -> Events:
-        """QCD of another shower at all masses: what stands for an imperfect simulation."""
-        return self._events("alternative", "alternative")
+        """QCD of another shower: what stands for an imperfect simulation.
+
+        All masses, and in the window more events of the same shower that were generated there; the two share the window's weight
+        by their numbers.
+        """
+        every = self._events("alternative", "alternative")
+        more = in_window(self._events("sr_alternative", "alternative"))
+        inside = WINDOW.contains(every.mass)
+        share = inside.sum() / (inside.sum() + len(more))
+        whole = Events.concatenate([every, more])
+        return replace(whole, weight=np.where(WINDOW.contains(whole.mass), share, 1.0))
 
     @cached_property
     def supervised(self) -> tuple[Events, Events]:

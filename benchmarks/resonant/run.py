@@ -164,7 +164,7 @@ def main() -> None:
     # here, not by two trainings at once
     used = [p for p in parts_of(SET) if p.name not in ("three_prong", "inclusive" if SET == "half" else "")]
     used += [inclusive()] if SET == "half" else []
-    used += [simulated()] if {"salad", "feta"} & set(methods) else []
+    used += simulated() if {"salad", "feta"} & set(methods) else []
     make(used, asked.workers, minutes=float("inf"))
     if not asked.table:
         run(methods, asked.variants.split(","), asked.trials, asked.minutes, asked.workers, asked.device)
