@@ -79,7 +79,7 @@ def stability(
     """
     here, cells = windows[best], []
     moved = [Window(here.low + d, here.high + d) for d in shifts(bin_width, here.high - here.low)]
-    moved = [w for w in moved if low < w.low and w.high < high]
+    moved = [w for w in moved if low < w.low - guard and w.high + guard < high]
     for width in binnings(bin_width, here.high - here.low):
         grids = [edges_for(w, width, low, high) for w in windows]
         rest = _others(masses, windows, grids, energy, guard) if cut < 1 else None
