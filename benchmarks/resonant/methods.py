@@ -3,7 +3,7 @@
 The classifiers are trees as published (2309.13111): 50 members, each stopped early and however soon (the package's own default
 keeps at least 20 rounds); the supervised one has 5. Flows are not the published ones but three spline transforms with a learning rate
 that falls to 0 (`FLOW`), which a core learns in two minutes; `densities.py` compares them. The number of steps of R-ANODE's signal density
-and the sidebands' width of the flow for a flow were chosen on set small, with SIC in sight; set half has other trials.
+and the sidebands' width of the flow for a flow were chosen on one trial of set small with SIC in sight; its events are among those of set half.
 """
 
 from __future__ import annotations
