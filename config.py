@@ -198,12 +198,11 @@ class HuntSection(Section):
             raise ValueError(f"mass_low {self.mass_low} is not below mass_high {self.mass_high}")
         if scan.first > scan.last:
             raise ValueError(f"windows.first {scan.first} is above windows.last {scan.last}")
+        masked = f" with a guard of {self.guard:g} GeV" if self.guard else ""
         for window in (scan.windows()[0], scan.windows()[-1]):
             if window.low - self.guard <= self.mass_low or window.high + self.guard >= self.mass_high:
-                raise ValueError(
-                    f"window {window.low:g}-{window.high:g} with a guard of {self.guard:g} GeV leaves no sideband inside "
-                    f"{self.mass_low:g}-{self.mass_high:g} GeV"
-                )
+                where = f"inside {self.mass_low:g}-{self.mass_high:g} GeV"
+                raise ValueError(f"window {window.low:g}-{window.high:g}{masked} leaves no sideband {where}")
         if self.mass_high >= self.collision_energy:
             raise ValueError(
                 f"collision_energy {self.collision_energy:g} is not above mass_high {self.mass_high:g}, both in GeV"
@@ -219,9 +218,7 @@ class HuntSection(Section):
             raise ValueError(f"cuts {self.cuts} must decrease strictly")
         bins = round((self.mass_high - self.mass_low) / self.bin_width)
         if bins - round((scan.width + 2 * self.guard) / self.bin_width) < 8:
-            raise ValueError(
-                f"{bins} bins of {self.bin_width:g} GeV are too few for a fit with the window masked"
-            )
+            raise ValueError(f"{bins} bins of {self.bin_width:g} GeV are too few beside a window{masked}")
         return self
 
 

@@ -109,16 +109,15 @@ def scan(
     return sorted(out, key=lambda r: (r.window.low, -r.cut)), failed
 
 
-def _peak(
-    best: WindowResult, edges: Array, energy: float, width: float
-) -> tuple[SignalFit | None, float | None]:
+def _peak(best: WindowResult, edges: Array, estimate: Estimator) -> tuple[SignalFit | None, float | None]:
     """Signal fits on a 10 GeV grid around the window: the most likely position and the half-width at dNLL = 1/2.
 
     On the dijet function, whatever the background was estimated with. (None, None) where no position gives a positive signal.
     """
-    around = ~best.window.contains(0.5 * (edges[1:] + edges[:-1]))
+    energy, inside = estimate.energy, best.window.contains(0.5 * (edges[1:] + edges[:-1]))
+    use = beside(edges, inside, estimate.guard)
     try:
-        model = basis(edges, best.order or choose_order(best.counts, edges, energy, around), energy)
+        model = basis(edges, best.order or choose_order(best.counts, edges, energy, use), energy)
     except FitError:
         return None, None
     half = 0.75 * (best.window.high - best.window.low)
@@ -126,7 +125,7 @@ def _peak(
     fits: dict[float, SignalFit] = {}
     for mass in grid:
         try:
-            fit = fit_signal(best.counts, model, float(mass), width)
+            fit = fit_signal(best.counts, model, float(mass), estimate.width)
         except FitError:  # a deficit can push the expectation to zero: no candidate for a peak
             continue
         if fit.signal > 0:
@@ -168,7 +167,7 @@ def hunt(
     before = next((r for r in results if r.window == best.window and r.cut >= 1), None)
     if before is None:
         raise FitError("the spectrum before the cut could not be fitted: " + "; ".join(failed))
-    peak, error = _peak(best, spectra[0].edges, energy, signal_width)
+    peak, error = _peak(best, spectra[0].edges, estimate)
     given = toy_input(windows, spectra, results, energy, guard)
     maxima = toy_maxima if background == "dijet" else EstimatedToys(estimate)
     overall = global_p(given, best.z, toys=toys, seed=seed, threads=threads, progress=progress, maxima=maxima)
@@ -192,15 +191,7 @@ def toy_input(
     centre = 0.5 * (edges[1:] + edges[:-1])
     inside = np.stack([w.contains(centre) for w in windows])
     use = np.stack([beside(edges, one, guard) for one in inside])
+    apart = separate(windows, guard)
     return ToyInput(
-        edges,
-        energy,
-        slices,
-        fitted,
-        order,
-        np.abs(delta),
-        inside,
-        use,
-        separate(windows, guard),
-        np.array(cuts) < 1,
+        edges, energy, slices, fitted, order, np.abs(delta), inside, use, apart, np.array(cuts) < 1
     )

@@ -184,17 +184,8 @@ def toy_maxima(
     phis = np.zeros((MAX_ORDER + 1, *full.phi.shape))
     for order in np.unique(given.order[given.order > 0]):
         phis[order, :, :, : order + 1] = basis(given.edges, int(order), given.energy).phi
-    rest = (
-        phis,
-        full.logw,
-        given.order,
-        given.inside,
-        given.use,
-        given.apart,
-        given.biased,
-        given.bias,
-        GV_LEVEL,
-    )
+    fits = (phis, full.logw, given.order, given.inside, given.use)
+    rest = (*fits, given.apart, given.biased, given.bias, GV_LEVEL)
     blocks = -(-toys // BLOCK)
 
     def one(block: int) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ made to reach from 2.7 to 6.1 TeV because nobody is told where to look. The answ
 a sealed file is read; a claim is a global Z of 3 or more (2101.08320) in a hunt that is valid. The global Z is that of toys; where no toy
 reaches the data they give only a bound, and then that of Gross and Vitells, whose p is itself an upper bound, counts where it is the stronger
 (``global_z_of`` says which; both are there). The seed draws the masses of box 1, and some are hard: seeds other than 1 are published apart,
-results/blackboxes_S.json, under names that say so. What could be expected, S/sqrt(B) in the 400 GeV around the truth before any cut, is added at the end.
+results/blackboxes_S.json, under names that say so. With --boxes the file holds those boxes alone. What could be expected, S/sqrt(B) in the 400 GeV around the truth before any cut, is added at the end.
 """
 
 from __future__ import annotations
