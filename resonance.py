@@ -15,6 +15,7 @@ from .events import Events, Window, identity_hash
 from .models.device import on
 from .models.folds import CrossFit, fit_together
 from .models.methods import build, method
+from .models.references.comparable import comparable
 from .models.represented import Represented
 from .models.store import Stored, record_of, save
 from .stages import Progress, Search
@@ -119,15 +120,18 @@ def _fields(method_name: str) -> set[str]:
     return {f.name for f in fields(method(method_name, "reference"))}
 
 
-def background_of(events: Events, simulated: Events | None, config: SearchConfig, window: Window) -> Events:
-    """The reference of one window, learnt from the data beside it."""
+def training_samples(
+    events: Events, simulated: Events | None, config: SearchConfig, window: Window
+) -> tuple[Events, Events]:
+    """The sample of the reference of one window, learnt from the data beside it, and the data in it that compare with that."""
     if config.reference is None:
         raise ValueError("a hunt has a reference")
     reference = build(config.reference.method, config.reference.settings, "reference")
     if simulated is not None:
         reference.simulation = simulated
     stream = np.random.SeedSequence([config.seed, round(window.centre)])
-    return reference.fit(events, window).sample(None, np.random.default_rng(stream))
+    background = reference.fit(events, window).sample(None, np.random.default_rng(stream))
+    return background, comparable(events.take(window.contains(events.mass)), reference)
 
 
 def fit_windows(
@@ -142,10 +146,7 @@ def fit_windows(
     score = Represented(looking, build(config.score.method, config.score.settings, "score"))
     models = [CrossFit(deepcopy(score), folds=config.folds, seed=config.seed) for _ in windows]
     with on(config.run.device):
-        samples = [
-            (background_of(events, simulated, config, w), events.take(w.contains(events.mass)))
-            for w, _ in windows
-        ]
+        samples = [training_samples(events, simulated, config, w) for w, _ in windows]
         fit_together(models, samples)
     records: list[dict[str, Any]] = []
     for model, (window, folder), (background, inside) in zip(models, windows, samples, strict=True):
@@ -154,6 +155,7 @@ def fit_windows(
             "window": list(window),
             "reference_events": len(background),
             "data_events": len(inside),
+            "left_out_events": int(window.contains(events.mass).sum()) - len(inside),
         }
         save(model, folder, events.features, record)
         records.append(record)

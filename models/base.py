@@ -46,6 +46,15 @@ class Reference(Protocol):
 
 
 @runtime_checkable
+class Bounded(Protocol):
+    """A reference whose sample keeps within limits that data may reach or pass: there is nothing to compare those events with."""
+
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends, of shape (d,) each, of the open intervals of the columns."""
+        ...
+
+
+@runtime_checkable
 class Score(Protocol):
     """How odd is an event? Higher is odder; finite; no event's score depends on the others of its batch."""
 

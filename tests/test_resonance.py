@@ -1,5 +1,6 @@
 """Where a reference that starts from simulation gets it from, and the hunt that follows."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +60,25 @@ def test_a_window_is_learnt_against_the_reweighted_simulation(tmp_path):
     (record,) = resonance.fit_windows(events(), events(6000, 2, 0.2), asked, [(window, tmp_path / "m")], "k")
     inside = Window(3300.0, 3700.0).contains(events(6000, 2, 0.2).mass).sum()
     assert record["reference_events"] == inside  # the simulation of the window, not the data's sidebands
+
+
+def test_data_that_the_reference_cannot_make_are_not_learnt_from_but_scored(tmp_path):
+    flow = {"method": "Cathode", "kind": "nsf", "transforms": 1, "hidden": [8], "epochs": 1, "best": 1}
+    asked = SearchConfig.model_validate(
+        {**config(flow).model_dump(), "score": {"method": "WeakTrees", "members": 1, "rounds": 20},
+         "representation": {"method": "Identity"}, "folds": 2}
+    )  # fmt: skip
+    window, data = Window(3300.0, 3700.0), events()
+    x = np.abs(data.x)
+    x[::20, 0] = 0.0
+    data = replace(data, x=x)
+    (record,) = resonance.fit_windows(data, None, asked, [(window, tmp_path / "m")], "k")
+    inside = data.take(window.contains(data.mass))
+    zeros = (inside.x[:, 0] == 0).sum()
+    assert record["data_events"] + record["left_out_events"] == len(inside)
+    assert zeros <= record["left_out_events"] < zeros + 15
+    scored = load(tmp_path / "m")[0].score(inside)
+    assert np.isfinite(scored).all()
 
 
 def test_windows_learnt_together_are_those_learnt_alone(tmp_path):

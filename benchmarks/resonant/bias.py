@@ -24,6 +24,7 @@ import numpy as np
 from common import CACHE, code_of, publish, table
 from elsewhere.analysis.delta_sys import Passing, measure, passing_counts, verdict
 from elsewhere.events import Events, identity_hash
+from elsewhere.models.references.comparable import comparable
 from elsewhere.workspace import read_json, write_json
 from methods import REFERENCES, trees
 from problem import SET, WINDOW, Problem, identity_of
@@ -51,14 +52,14 @@ def one(name: str, trial: int) -> dict[str, Any]:
     template = reference.sample(None, np.random.default_rng([problem.trial, 2]))
     order = np.random.default_rng([problem.trial, 4]).permutation(len(template))
     taught, held = (template.take(half) for half in np.array_split(order, 2))
-    learnt = trees(problem, taught, problem.inside)
+    learnt = trees(problem, taught, comparable(problem.inside, reference))
     return {f"{cut:g}": asdict(_counts(problem, cut, learnt, held)) for cut in CUTS}
 
 
 def place() -> Path:
     """Where trainings are kept; another set of events or other code of the benchmark is another place."""
     here = Path(__file__).parent
-    text = "".join(code_of(here / name) for name in ("problem.py", "methods.py", "bias.py"))
+    text = "".join(code_of(here / name) for name in ("problem.py", "methods.py", "settings.py", "bias.py"))
     key = hashlib.sha256((text + identity_of(SET)).encode()).hexdigest()[:12]
     return CACHE / "resonant" / f"bias-{key}"
 

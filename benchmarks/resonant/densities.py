@@ -4,7 +4,7 @@
 
 No signal. `ln_p` is the mean log density of background events of the window that no flow has seen (features in GeV and without unit);
 `auc` is that of trees that tell drawn events from such ones, half of each to learn from, 0.5 for a perfect density. The flow of the
-other benchmarks (`methods.FLOW`) beside CATHODE's published network at a constant rate. Results: results/densities.json.
+other benchmarks (`settings.FLOW`) beside CATHODE's published network at a constant rate. Results: results/densities.json.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from elsewhere.errors import FitError
 from elsewhere.events import Events
 from elsewhere.models.references.cathode import Cathode
 from elsewhere.models.scores.weak_trees import WeakTrees
-from methods import FLOW
 from problem import WINDOW, Problem
+from settings import FLOW
 
 #: The published network and its number of epochs would take an hour of a core; these are larger steps, fewer of them.
 CONSTANT: dict[str, Any] = {"kind": "maf", "batch": 2048, "learning_rate": 8e-4, "epochs": 20, "best": 5}

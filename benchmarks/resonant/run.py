@@ -29,6 +29,7 @@ from elsewhere.samples.resonant import parts_of
 from elsewhere.workspace import read_json, write_json
 from features import make
 from problem import S_OVER_B, SET, VARIANTS, Problem, identity_of, inclusive, simulated
+from settings import SETTINGS, TREES
 
 #: What a half-size set is asked for, as fractions of supervised: pass, target (2109.00546 scaled to the size).
 WANTED = {
@@ -56,13 +57,13 @@ def jobs(methods: list[str], trials: int) -> Iterator[Job]:
 
 
 def path_of(job: Job, device: Device = "cpu") -> Path:
-    """Where the result of a training is kept; another set of events, other code of the benchmark, a GPU is another place."""
+    """Where the result of a training is kept; other events, other code of the benchmark, other settings, a GPU is another place."""
+    method, variant, s_over_b, trial = job
     folder = Path(__file__).parent
     text = "".join(code_of(folder / name) for name in ("problem.py", "methods.py"))
-    text += "" if device == "cpu" else device
+    text += repr((SETTINGS[method], TREES)) + ("" if device == "cpu" else device)
     key = hashlib.sha256((text + identity_of(SET)).encode()).hexdigest()[:12]
-    method, variant, s_over_b, trial = job
-    return CACHE / "resonant" / f"trainings-{key}" / f"{method}-{variant}-{s_over_b:g}-{trial}.json"
+    return CACHE / "resonant" / "trainings" / f"{method}-{variant}-{s_over_b:g}-{trial}-{key}.json"
 
 
 def train(job: Job, device: Device = "cpu") -> None:

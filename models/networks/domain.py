@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from ...errors import InputError
 
 
+def between(x: NDArray[Any], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows of x (n, d) are finite and have every value above ``low`` (d,) and below ``high`` (d,), shape (n,)."""
+    x = np.asarray(x, dtype=np.float64)
+    return np.all(np.isfinite(x) & (x > low) & (x < high), axis=1)
+
+
 @dataclass(frozen=True)
 class Domain:
     """v = (ln(u / (1 - u)) - mean) / std with u = (x - low) / (high - low), column by column (2109.00546).
@@ -54,13 +60,15 @@ class Domain:
             )
         return cls(low, high, mean, std, logit)
 
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends, of shape (d,) each, of the open intervals of the columns: what lies on them or beyond has no coordinates."""
+        if self.logit:
+            return self.low, self.high
+        return np.full(len(self.low), -np.inf), np.full(len(self.low), np.inf)
+
     def inside(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """Which rows of x (n, d) have coordinates, shape (n,)."""
-        x = np.asarray(x, dtype=np.float64)
-        good = np.isfinite(x)
-        if self.logit:
-            good &= (x > self.low) & (x < self.high)
-        return np.all(good, axis=1)
+        return between(x, *self.bounds())
 
     def forward(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """The coordinates v (n, d) of rows that are inside."""

@@ -43,6 +43,7 @@ class Cathode:
     validation: float = 0.2
     best: int = 10
     schedule: Schedule = "constant"
+    stiffness: float = 1.0
     width: float = 0.0
     oversampling: float = 4.0
     mass: Literal["data", "sidebands"] = "data"
@@ -92,6 +93,12 @@ class Cathode:
         mass = self.mass_.sample(self.expected_ if n is None else n, rng)
         x = self.flow_.sample(mass, rng)
         return sampled_events(self.features_, x, mass, self.mass_.total, rng)
+
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends of the flow's domain, shape (d,) each: the extremes of what it learnt from, which it cannot reach."""
+        if self.flow_ is None:
+            raise InputError("this Cathode has not been fitted")
+        return self.flow_.domain_.bounds()
 
     def log_density(self, events: Events) -> NDArray[np.float64]:
         """ln p(x | m) of background, shape (n,); -inf outside the flow's domain."""

@@ -150,6 +150,13 @@ class Curtains:
         )
         return centre + half * y
 
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Extremes of the sidebands' columns, shape (d,) each: what lies on one of them is moved off it."""
+        if not self.state_:
+            raise InputError("this Curtains has not been fitted")
+        centre, half = self.scale_
+        return centre - half, centre + half
+
     def sample(self, n: int | None, rng: np.random.Generator) -> Events:
         """``n`` sideband events at masses of the window (None: ``oversampling`` times the sidebands)."""
         if self.template_ is None:

@@ -195,6 +195,10 @@ class Feta:
         x = np.where(keep[:, None], x, 0.0).astype(np.float32)
         return replace(events, x=x, identity=identity).take(keep)
 
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends of the domain of the simulation's flow, shape (d,) each, within which events are morphed."""
+        return self._fitted().domain_.bounds()
+
     def sample(self, n: int | None, rng: np.random.Generator) -> Events:
         """``n`` morphed events (None: ``oversampling`` times the simulation of the window).
 

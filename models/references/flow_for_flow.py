@@ -127,6 +127,12 @@ class CurtainsFlow:
         out[inside] = self.base_.domain_.inverse(y)
         return out
 
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends of the base's domain, shape (d,) each, within which events are moved."""
+        if self.base_ is None:
+            raise InputError("this CurtainsFlow has not been fitted")
+        return self.base_.domain_.bounds()
+
     def sample(self, n: int | None, rng: np.random.Generator) -> Events:
         """``n`` sideband events at masses of the window (None: ``oversampling`` times the sidebands)."""
         if self.template_ is None:

@@ -15,6 +15,7 @@ from ..networks.dense import build_dense, evaluate, load_weights
 from ..scores.weak_network import cross_entropy
 from ..scores.weak_trees import balance
 from ..training import Sample, Task, TrainingRecord, TrainSettings, train
+from ..training_task import Schedule
 from .copies import (
     check_sample,
     check_width,
@@ -50,7 +51,9 @@ class Salad:
     Network 64-64-64, ReLU, Adam, sidebands of ``width`` GeV beside the window. A factor common to data and simulation
     makes both sidebands' data weigh the same; it drops out of the ratio. c is the mean over the ``best`` epochs of
     lowest loss on the part ``validation``, inputs standardised on the training part. w lies within ``clip`` and its
-    inverse, and is scaled such that the simulation in the sidebands weighs what the data there weigh.
+    inverse, and is scaled such that the simulation in the sidebands weighs what the data there weigh. ``schedule`` and
+    ``stiffness`` as in `FlowSettings`: the network sees the standardised mass divided by ``stiffness``, so that a larger one makes w vary
+    more slowly with the mass.
 
     ``simulation`` is handed in by the caller; it covers window and sidebands and has the data's features.
     Differences from the paper: the average over epochs and the held-out part (there: the last epoch).
@@ -64,6 +67,8 @@ class Salad:
     best: int = 5
     batch: int = 200
     learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
+    stiffness: float = 1.0
     validation: float = 0.2
     clip: float = 1e3
     seed: int = 0
@@ -82,6 +87,8 @@ class Salad:
             raise ConfigError(f"validation: found {self.validation}, expected a fraction between 0 and 1")
         if not self.clip > 1:
             raise ConfigError(f"clip: found {self.clip}, expected above 1: w is kept within 1/clip and clip")
+        if not self.stiffness > 0:
+            raise ConfigError(f"stiffness: found {self.stiffness}, expected a number above 0")
 
     def fit(self, data: Events, window: Window) -> Self:
         """Learn w beside ``window`` and weight the simulation inside it.
@@ -119,6 +126,7 @@ class Salad:
         self.mean_ = np.average(inputs[train_rows], axis=0, weights=balanced)
         spread = np.sqrt(np.average((inputs[train_rows] - self.mean_) ** 2, axis=0, weights=balanced))
         self.spread_ = np.where(np.ptp(inputs[train_rows], axis=0) > 0, spread, 1.0)
+        self.spread_[-1] *= self.stiffness
 
         def sample(rows: NDArray[Any]) -> Sample:
             return Sample(self._scaled(inputs[rows]), y[rows], balance(weight[rows], y[rows]))

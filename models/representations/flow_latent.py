@@ -35,6 +35,7 @@ class FlowLatent:
     validation: float = 0.2
     best: int = 10
     schedule: Schedule = "constant"
+    stiffness: float = 1.0
     seed: int = 0
     flow_: ConditionalFlow | None = field(default=None, repr=False, compare=False)
 

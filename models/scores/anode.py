@@ -42,6 +42,7 @@ class Anode:
     validation: float = 0.2
     best: int = 10
     schedule: Schedule = "constant"
+    stiffness: float = 1.0
     clip: float = 0.9999
     seed: int = 0
     background_: ConditionalFlow | None = field(default=None, repr=False, compare=False)

@@ -48,6 +48,7 @@ class FlowDensity:
     validation: float = 0.2
     best: int = 10
     schedule: Schedule = "constant"
+    stiffness: float = 1.0
     preprocess: Literal["logit", "standard"] = "logit"
     steps: int = 100
     conditional: bool = True

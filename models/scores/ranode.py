@@ -54,6 +54,7 @@ class RAnode:
     validation: float = 0.2
     best: int = 10
     schedule: Schedule = "constant"
+    stiffness: float = 1.0
     signal_kind: Literal["maf", "nsf"] = "nsf"
     signal_transforms: int = 6
     signal_hidden: tuple[int, ...] = (64, 64)

@@ -59,6 +59,22 @@ def quick() -> ConditionalFlow:
     return ConditionalFlow.fit(x, m, np.ones(len(m)), hashes(len(m)), QUICK)
 
 
+def test_a_stiff_density_takes_less_noise_from_the_condition():
+    """Nothing varies with the mass; what a density learns of it is noise. Where the mean does vary, a stiff one follows."""
+    x, m = toy(4000, 3)
+    noise, h = x - mean(m), hashes(4000)
+    grid, at = np.repeat(np.linspace(2500, 4500, 21), 50), np.tile(noise[:50], (21, 1))
+    spread = {}
+    for stiffness in (1.0, 10.0):
+        how = FlowSettings("nsf", 2, (64,), epochs=25, learning_rate=3e-3, best=1, stiffness=stiffness)
+        flat = ConditionalFlow.fit(noise, m, np.ones(4000), h, how, seed=3)
+        spread[stiffness] = flat.log_prob(at, grid).reshape(21, 50).std(axis=0).mean()
+    assert spread[10.0] < 0.5 * spread[1.0]
+    moving = ConditionalFlow.fit(x, m, np.ones(4000), h, how, seed=3)
+    ends = [moving.sample(np.full(4000, e), np.random.default_rng(5)).mean(axis=0) for e in (2600.0, 4400.0)]
+    assert ends[1] - ends[0] == pytest.approx([1.8, -0.9], abs=0.2)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_density_interpolates_into_the_window(name):
     x, m = toy(3000, 2, 3300, 3700)
@@ -315,6 +331,7 @@ def test_published_sizes():
         ({"best": 0}, "best: found 0"),
         ({"steps": 0}, "steps: found 0"),
         ({"learning_rate": 0.0}, "learning_rate: found 0.0"),
+        ({"stiffness": 0.0}, "stiffness: found 0.0"),
         ({"hidden": (0,)}, "widths above 0"),
     ],
 )

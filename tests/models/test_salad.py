@@ -82,6 +82,21 @@ def test_in_the_sidebands_the_simulation_weighs_what_the_data_weigh(fitted):
     assert fitted.ratio(beside).sum() == pytest.approx((~WINDOW.contains(data.mass)).sum(), rel=1e-9)
 
 
+def test_a_stiff_ratio_takes_less_noise_from_the_mass():
+    """Simulation and data are alike: whatever the ratio does with the mass is noise."""
+    data, simulation = sample(4_000, 2, 100_000), sample(4_000, 1)
+    probe = sample(50, 3)
+    masses = np.linspace(3000, 4000, 11)
+    spread = {}
+    for stiffness in (1.0, 10.0):
+        fitted = Salad(**SMALL, stiffness=stiffness, schedule="cosine", simulation=simulation).fit(
+            data, WINDOW
+        )
+        found = [np.log(fitted.ratio(replace(probe, mass=np.full(50, m)))) for m in masses]
+        spread[stiffness] = np.std(found, axis=0).mean()
+    assert spread[10.0] < 0.5 * spread[1.0]
+
+
 def test_the_data_of_the_window_are_not_read():
     data = sample(3_000, 2, 100_000, truth=True)
     settings = {"hidden": (8,), "epochs": 2, "best": 1, "simulation": sample(3_000, 1)}
@@ -167,6 +182,6 @@ def test_bad_samples_and_settings_are_refused():
         salad.fit(replace(data, features=other), WINDOW)
     with pytest.raises(InputError, match="not been fitted"):
         Salad().sample(3, np.random.default_rng(0))
-    for bad in ({"width": 0.0}, {"validation": 1.0}, {"clip": 1.0}):
+    for bad in ({"width": 0.0}, {"validation": 1.0}, {"clip": 1.0}, {"stiffness": 0.0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             Salad(**bad)
