@@ -37,6 +37,7 @@ from .representations.level1_vicreg import Level1VicReg
 from .representations.mass_scaled import MassScaled
 from .representations.rs3l import Rs3l
 from .representations.systematics_aware import SystematicsAware
+from .representations.unrounded import UnroundedMasses
 from .representations.vicreg import VicReg
 from .represented import Represented
 from .scores.anode import Anode
@@ -67,7 +68,18 @@ from .scores.weak_network import WeakNetwork
 from .scores.weak_trees import WeakTrees
 from .wrappers import Ensemble, Standardized
 
-REPRESENTATIONS = (Identity, MassScaled, FlowLatent, AnomClr, VicReg, Level1VicReg, JetClr, DarkClr, Essl)
+REPRESENTATIONS = (
+    Identity,
+    MassScaled,
+    UnroundedMasses,
+    FlowLatent,
+    AnomClr,
+    VicReg,
+    Level1VicReg,
+    JetClr,
+    DarkClr,
+    Essl,
+)
 #: Representations that need samples handed in, classes or the same events simulated again: for Python.
 TAUGHT = (Cl4ad, Rs3l, SystematicsAware)
 REFERENCES = (Sidebands, Outside, Cathode, Curtains, CurtainsFlow, Salad, Feta, KnownBackground)

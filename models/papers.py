@@ -5,6 +5,7 @@ from collections.abc import Mapping
 #: BibTeX of every paper a method or tool of the package names.
 PAPERS: Mapping[str, str] = {
     "1307.6346": """@article{deFavereau:2013fsa, author={de Favereau, J. and others}, title={{DELPHES 3, A modular framework for fast simulation of a generic collider experiment}}, journal={JHEP}, volume={02}, pages={057}, year={2014}, eprint={1307.6346}, archivePrefix={arXiv}}""",
+    "1511.01844": """@article{Theis:2015note, author={Theis, Lucas and van den Oord, A{\\"a}ron and Bethge, Matthias}, title={{A note on the evaluation of generative models}}, year={2015}, eprint={1511.01844}, archivePrefix={arXiv}}""",
     "1603.00027": """@article{Dolen:2016kst, author={Dolen, James and Harris, Philip and Marzani, Simone and Rappoccio, Salvatore and Tran, Nhan}, title={{Thinking outside the ROCs: Designing Decorrelated Taggers (DDT) for jet substructure}}, journal={JHEP}, volume={05}, pages={156}, year={2016}, eprint={1603.00027}, archivePrefix={arXiv}}""",
     "1708.02949": """@article{Metodiev:2017vrx, author={Metodiev, Eric M. and Nachman, Benjamin and Thaler, Jesse}, title={{Classification without labels: Learning from mixed samples in high energy physics}}, journal={JHEP}, volume={10}, pages={174}, year={2017}, eprint={1708.02949}, archivePrefix={arXiv}}""",
     "1812.04606": """@article{Hendrycks:2018exposure, author={Hendrycks, Dan and Mazeika, Mantas and Dietterich, Thomas}, title={{Deep Anomaly Detection with Outlier Exposure}}, year={2018}, eprint={1812.04606}, archivePrefix={arXiv}}""",

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from elsewhere.errors import FeatureError, InputError
+from elsewhere.errors import ConfigError, FeatureError, InputError
 from elsewhere.events import Column, Events, FeatureSet, Window
 from elsewhere.models.base import Reference, Representation
 from elsewhere.models.references.known import KnownBackground
 from elsewhere.models.references.sidebands import Sidebands
 from elsewhere.models.representations.identity import Identity
 from elsewhere.models.representations.mass_scaled import MassScaled
+from elsewhere.models.representations.unrounded import UnroundedMasses
+from elsewhere.samples.nano import truncate
 
 WINDOW = Window(3300.0, 3700.0)
 
@@ -78,6 +80,40 @@ def test_mass_scaled_divides_columns_of_the_masses_unit():
     out = MassScaled().fit(events, events).transform(events)
     assert np.allclose(out.x, [[0.05, 0.5], [0.1, 0.2]])
     assert out.features.names == ("m_J/m", "tau")
+
+
+def test_unrounded_masses_lose_their_steps_and_nothing_else():
+    rng = np.random.default_rng(1)
+    n = 20_000
+    pair = np.sort(rng.gamma(4.0, 30.0, (n, 2)), axis=1)
+    stored = truncate(pair.astype(np.float32)).astype(np.float64)
+    stored[:5] = [[0.0, 100.0], [0.0, 0.0], [128.0, 128.0], [127.875, 128.0], [1000.0, 1000.5]]
+    stored[5:1000, 1] = stored[5:1000, 0]
+    features = FeatureSet(
+        "d", (Column("tau", "", ""), Column("m_J1", "GeV", ""), Column("dm_J", "GeV", "")), None
+    )
+    identity = np.zeros(n, dtype=make_dtype())
+    identity["event"] = np.arange(n)
+    x = np.column_stack([rng.random(n), stored[:, 0], stored[:, 1] - stored[:, 0]]).astype(np.float32)
+    events = Events(x, np.full(n, np.nan), np.ones(n), identity, features)
+    once = UnroundedMasses().fit(events, events).transform(events)
+    assert np.array_equal(once.x[:, 0], x[:, 0])
+    found = np.column_stack([once.x[:, 1], once.x[:, 1].astype(np.float64) + once.x[:, 2]])
+    step = np.where(stored > 0, 2.0 ** (np.floor(np.log2(np.maximum(stored, 1e-9))) - 10), 0.0)
+    assert (np.abs(found - stored) <= step.max(axis=1, keepdims=True) * 0.5 + 1e-4).all()
+    assert (once.x[:, 2] >= 0).all()
+    assert (once.x[5:1000, 2] == 0).mean() < 0.01  # all of them were
+    alone = np.abs(np.diff(stored, axis=1)[:, 0]) > 2 * step.max(axis=1)  # no change of order
+    moved = ((found - stored) / np.where(step > 0, step, 1.0))[alone]
+    assert moved.mean(axis=0) == pytest.approx([0, 0], abs=0.01)
+    assert moved.std(axis=0) == pytest.approx([12**-0.5] * 2, abs=0.01)
+    assert once.x[1].tolist() == x[1].tolist()  # masses of 0 have no step
+    back = np.random.default_rng(2).permutation(n)
+    assert np.array_equal(UnroundedMasses().transform(events.take(back)).x, once.x[back])
+    with pytest.raises(FeatureError, match=r"representation\.difference: dm is not in 'd': tau, m_J1, dm_J"):
+        UnroundedMasses(difference="dm").transform(events)
+    with pytest.raises(ConfigError, match="bits: found 24"):
+        UnroundedMasses(bits=24)
 
 
 def make_dtype() -> np.dtype:
