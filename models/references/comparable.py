@@ -14,8 +14,8 @@ def comparable(data: Events, reference: Any) -> Events:
 
     The densities behind generated backgrounds live on open intervals between the extremes of what they learnt from (the masks of
     2109.00546). Values that data take exactly, above all 0 of a difference or a ratio, lie on their ends, where no event is ever drawn:
-    a classifier that learns from such events finds them alone, and puts them above every signal. Four events in 10,000 halved the largest
-    significance improvement of CATHODE so. They are left out of the training only: they are scored like any other event.
+    a classifier that learns from such events finds them alone, and puts them above every signal. Four events in 10,000 so took a fifth to two
+    fifths from CATHODE's largest significance improvement. They are left out of the training only: they are scored like any other event.
     """
     if not isinstance(reference, Bounded):
         return data
