@@ -193,7 +193,11 @@ def train(search: Search, key: str, progress: Progress) -> tuple[list[str], dict
         done += len(fitted)
         progress(done, total)
     names = [model_name(v, w) for v in variants(config) if len(samples[v]) for w in hunt.windows.windows()]
-    return [f"models/{n}/model.json" for n in names], {"models": len(names), "trained": len(todo)}
+    # said by every run, whoever trained them: what a generated background has nothing to compare with
+    left_out = sum(record_of(search.space.path("models", n)).get("left_out_events", 0) for n in names)
+    return [f"models/{n}/model.json" for n in names], {
+        "models": len(names), "trained": len(todo), "left_out_events": left_out,
+    }  # fmt: skip
 
 
 def spread(jobs: list[tuple[Any, ...]], config: SearchConfig) -> Iterator[Any]:

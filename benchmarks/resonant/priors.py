@@ -81,7 +81,7 @@ def kept(name: str, variant: str, ending: str) -> Path:
     """Where a training is kept: other code of the method or other events are another place."""
     here = Path(__file__).parent
     files = [Path(str(module.__file__)) for module in SOURCES[name]] + [here / "problem.py"]
-    files += [here / "methods.py"] if name in ("supervised", "idealised", "tnt") else []
+    files += [here / "methods.py", here / "settings.py"] if name in ("supervised", "idealised", "tnt") else []
     settings = f"{FIT} {len(two_prong())}" if ratio in SOURCES[name] else ""
     text = "".join(map(code_of, files)) + identity_of(SET) + settings
     return FOLDER / f"{name}-{variant}-{hashlib.sha256(text.encode()).hexdigest()[:10]}-{ending}"

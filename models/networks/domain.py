@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from ...errors import InputError
 
 
-def between(x: NDArray[Any], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+def strictly_inside(
+    x: NDArray[Any], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """Which rows of x (n, d) are finite and have every value above ``low`` (d,) and below ``high`` (d,), shape (n,)."""
     x = np.asarray(x, dtype=np.float64)
     return np.all(np.isfinite(x) & (x > low) & (x < high), axis=1)
@@ -68,7 +70,7 @@ class Domain:
 
     def inside(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """Which rows of x (n, d) have coordinates, shape (n,)."""
-        return between(x, *self.bounds())
+        return strictly_inside(x, *self.bounds())
 
     def forward(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """The coordinates v (n, d) of rows that are inside."""

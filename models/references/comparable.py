@@ -6,7 +6,7 @@ from typing import Any
 
 from ...events import Events
 from ..base import Bounded
-from ..networks.domain import between
+from ..networks.domain import strictly_inside
 
 
 def comparable(data: Events, reference: Any) -> Events:
@@ -19,4 +19,4 @@ def comparable(data: Events, reference: Any) -> Events:
     """
     if not isinstance(reference, Bounded):
         return data
-    return data.take(between(data.x, *reference.bounds()))
+    return data.take(strictly_inside(data.x, *reference.bounds()))
