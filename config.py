@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .deploy.clusters.sections import AnyCluster
 from .errors import ConfigError
-from .events import Window
 from .sections import (
     FirmwareSection,
     FrontSection,
+    HuntSection,
     InterpretationSection,
     Name,
     Positive,
@@ -148,78 +148,6 @@ class MethodSection(BaseModel):
     def settings(self) -> dict[str, Any]:
         """The settings beside ``method``."""
         return dict(self.model_extra or {})
-
-
-class Scan(Section):
-    """Sliding signal regions: ``width`` GeV wide, centres from ``first`` to ``last`` in steps of ``step`` GeV."""
-
-    first: float
-    last: float
-    step: Annotated[float, Field(gt=0)]
-    width: Annotated[float, Field(gt=0)]
-
-    def windows(self) -> list[Window]:
-        """The signal regions in order of mass."""
-        count = int((self.last - self.first) / self.step + 1e-9) + 1
-        centres = [self.first + i * self.step for i in range(count)]
-        return [Window(c - self.width / 2, c + self.width / 2) for c in centres]
-
-
-class HuntSection(Section):
-    """A resonance hunt: signal regions, score cuts, fit range and toys."""
-
-    mass_low: float = Field(description="fit range, GeV")
-    mass_high: float
-    bin_width: Annotated[float, Field(gt=0)] = Field(100.0, description="GeV; window edges must be bin edges")
-    windows: Scan
-    cuts: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        default_factory=lambda: [0.01, 0.003], description="efficiencies of the score cuts, decreasing"
-    )
-    signal_width: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.035, description="sigma/m of a signal")
-    background: Literal["dijet", "gaussian_process", "abcd"] = Field(
-        "dijet",
-        description="expected in a window: its masked fit, a slow process, or the sidebands' passing share",
-    )
-    guard: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="GeV beside a window that its fit leaves out too: a wide signal leaks there"
-    )
-    bumphunter: bool = Field(False, description="BumpHunter on the best window's spectra as well")
-    toys: Positive = Field(
-        default_factory=lambda told: 2000 if told.get("background") == "gaussian_process" else 40_000,
-        description="of the global p-value; by default 40,000, or 2000 with the process: enough for 3 sigma",
-    )
-    control: bool = Field(True, description="repeat the whole search without the injected events")
-    collision_energy: Annotated[float, Field(gt=0)] = Field(13_000.0, description="GeV")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> HuntSection:
-        scan = self.windows
-        if self.mass_low >= self.mass_high:
-            raise ValueError(f"mass_low {self.mass_low} is not below mass_high {self.mass_high}")
-        if scan.first > scan.last:
-            raise ValueError(f"windows.first {scan.first} is above windows.last {scan.last}")
-        masked = f" with a guard of {self.guard:g} GeV" if self.guard else ""
-        for window in (scan.windows()[0], scan.windows()[-1]):
-            if window.low - self.guard <= self.mass_low or window.high + self.guard >= self.mass_high:
-                where = f"inside {self.mass_low:g}-{self.mass_high:g} GeV"
-                raise ValueError(f"window {window.low:g}-{window.high:g}{masked} leaves no sideband {where}")
-        if self.mass_high >= self.collision_energy:
-            raise ValueError(
-                f"collision_energy {self.collision_energy:g} is not above mass_high {self.mass_high:g}, both in GeV"
-            )
-        edges = [("mass_high", self.mass_high), ("mass_low + guard", self.mass_low + self.guard)]
-        edges += [("window edge", e) for w in scan.windows() for e in w]
-        for name, edge in edges:
-            if abs((edge - self.mass_low) / self.bin_width % 1 - 0.5) < 0.5 - 1e-6:
-                raise ValueError(
-                    f"{name} {edge:g} is not a bin edge ({self.mass_low:g} + k x {self.bin_width:g})"
-                )
-        if any(b >= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
-            raise ValueError(f"cuts {self.cuts} must decrease strictly")
-        bins = round((self.mass_high - self.mass_low) / self.bin_width)
-        if bins - round((scan.width + 2 * self.guard) / self.bin_width) < 8:
-            raise ValueError(f"{bins} bins of {self.bin_width:g} GeV are too few beside a window{masked}")
-        return self
 
 
 class ReportSection(Section):

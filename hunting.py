@@ -89,12 +89,14 @@ def run_hunt(search: Search, progress: Progress) -> tuple[list[str], dict[str, A
         result = hunt(
             windows, spectra, energy=section.collision_energy, signal_width=section.signal_width, toys=section.toys,
             seed=config.seed + i, threads=config.run.workers, background=section.background, guard=section.guard,
+            statistic=section.statistic,
             progress=lambda d, t, i=i: progress(i * t + d, len(names) * t),
         )  # fmt: skip
         judged = {
             "validity": plain(validity(result.results)),
             "background": section.background,
             "guard": section.guard,
+            "statistic": section.statistic,
         }
         if section.bumphunter:
             bumped, missed = bumps(
@@ -175,6 +177,13 @@ def words(found: dict[str, Any]) -> tuple[str, str]:
     return quoted, verdict
 
 
+def _excess(best: dict[str, Any], window: str, cut: str) -> str:
+    """Where it is and how large, in the terms of the statistic."""
+    if best["mass"] is not None:
+        return f"at {best['mass']:.0f} GeV {cut} (window {window}): {best['signal']:.0f} +- {best['signal_error']:.0f} signal events"
+    return f"in {window} {cut}: {best['n']:.0f} events on {best['b'] * (1 + best['delta']):.1f}"
+
+
 def summary(found: dict[str, Any]) -> list[str]:
     """A variant's result in three lines."""
     best, before = found["best"], found["before"]
@@ -185,8 +194,7 @@ def summary(found: dict[str, Any]) -> list[str]:
     window = f"{best['window']['low']:g}-{best['window']['high']:g} GeV"
     lines = [
         f"{verdict}: {quoted}",
-        f"largest excess in {window} {cut}: {best['n']:.0f} events on "
-        f"{best['b'] * (1 + best['delta']):.1f}, local Z = {best['z']:.2f} (delta_sys {100 * best['delta']:+.1f} %)",
+        f"largest excess {_excess(best, window, cut)}, local Z = {best['z']:.2f} (delta_sys {100 * best['delta']:+.1f} %)",
         f"before the cut, same window: {before['n']:.0f} on {before['b']:.0f} +- {before['b_error']:.0f}, "
         f"local Z = {before['z']:.2f}",
     ]

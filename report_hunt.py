@@ -57,6 +57,12 @@ _BACKGROUNDS = {
     "Poisson fit of the dijet function, the signal region masked.",
 }
 
+#: What local Z is where the statistic is a fit.
+_FITTED = (
+    "Z is that of a Gaussian signal on the dijet function, fitted to the whole spectrum after the window's cut at the mass of the window "
+    "where it is most significant; n and b are the window's count and masked fit, which measure delta_sys. "
+)
+
 
 def _guarded(found: dict[str, Any]) -> str:
     """What is masked beside the signal region."""
@@ -111,13 +117,18 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
         )
         for r in found["results"]
     ]
+    columns, entries = window_columns(), window_table(rows)
+    if found["statistic"] == "fit":
+        columns = (*columns, "mass [GeV]", "signal")
+        more = [(f"{r['mass']:g}", f"{r['signal']:.1f} ± {r['signal_error']:.1f}") for r in found["results"]]
+        entries = [(*entry, *fitted) for entry, fitted in zip(entries, more, strict=True)]
     o = found["overall"]
     return ReportPart(
         "Scan",
         f"Local p-values of every window and cut with delta_sys inside, and the global one: {o['exceeding']:,} of "
         f"{o['toys']:,} toys, which repeat the scan over all windows and cuts with every fit, reach the largest local Z "
         f"of {o['z_max']:.2f}; {o['failed']} toys had a failed fit and count as reaching it. Gross-Vitells beside it: "
-        f"{o['gross_vitells']:.2g}. delta_sys is the bias of the windows that overlap neither this one nor the one of largest excess.",
+        f"{o['gross_vitells']:.2g}. {_FITTED if found['statistic'] == 'fit' else ''}delta_sys is the bias of the windows that overlap neither this one nor the one of largest excess.",
         figures=[
             ReportFigure("scan", plot_scan(curves, _overall(found), label=label), "Local p-value against mass.", o),
             ReportFigure(
@@ -126,7 +137,7 @@ def _scan_part(found: dict[str, Any], label: str) -> ReportPart:
             ),
         ],
         tables=[
-            ReportTable(window_columns(), window_table(rows), "b includes delta_sys."),
+            ReportTable(columns, entries, "b includes delta_sys."),
             *([_bump_table(found["bumphunter"])] if found.get("bumphunter") else []),
         ],
         warnings=found["failed"],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +23,21 @@ from .background_models import beside
 from .counting import p_of, signed_z
 from .dijet import SignalFit, basis, choose_order, fit_signal
 from .hunt_backgrounds import Estimate, Estimator, Kind, capped_z
+from .hunt_fits import FittedToys, PeakFits, WindowFits, masses_of
 from .hunt_toys import EstimatedToys
 from .spectrum import Spectra
 from .toys import GlobalResult, ToyInput, global_p, toy_maxima
 from .window_bias import bias_of, corrected_z, separate
 
 Array = NDArray[np.float64]
+Statistic = Literal["count", "fit"]
 
 
 @dataclass(frozen=True)
 class WindowResult:
     """One window and cut. ``b`` +- ``b_error`` from the masked fit; ``delta`` relative bias measured elsewhere
-    with its statistical ``delta_error``; ``z``, ``p_local`` with the bias inside; ``z_raw`` without it. ``expected``, ``error``, ``counts`` (bins,)."""
+    with its statistical ``delta_error``; ``z``, ``p_local`` with the bias inside; ``z_raw`` without it. ``expected``, ``error``, ``counts`` (bins,).
+    ``mass``, ``signal`` +- ``signal_error``: the signal fit whose Z it is, where the statistic is one."""
 
     window: Window
     cut: float
@@ -52,6 +56,9 @@ class WindowResult:
     counts: Array
     expected: Array
     error: Array
+    mass: float | None = None
+    signal: float | None = None
+    signal_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,43 +77,53 @@ class HuntResult:
 
 
 def scan(
-    windows: Sequence[Window], spectra: Sequence[Spectra], energy: float, estimate: Estimator | None = None
-) -> tuple[list[WindowResult], list[str]]:
+    windows: Sequence[Window], spectra: Sequence[Spectra], energy: float, estimate: Estimator | None = None,
+    fits: PeakFits | None = None,
+) -> tuple[list[WindowResult], list[str]]:  # fmt: skip
     """Every window and cut, in order of window then cut, and the fits that failed (named, not dropped in silence).
 
-    ``estimate`` None: the dijet fit.
+    ``estimate`` None: the dijet fit. ``fits``: Z is that of signal fits instead of the window's count.
     """
     cuts, estimate = spectra[0].cuts, estimate or Estimator("dijet", energy)
-    found: dict[tuple[int, int], tuple[Estimate, float, float, float]] = {}
+    found: dict[tuple[int, int], tuple[Estimate, WindowFits | None]] = {}
     failed, apart = [], separate(windows, estimate.guard)
+    n, b, s = np.full((3, len(windows), len(cuts)), np.nan)
     for i, (window, one) in enumerate(zip(windows, spectra, strict=True)):
         inside = window.contains(0.5 * (one.edges[1:] + one.edges[:-1]))
         for c, counts in enumerate(one.counts):
             try:
                 fit = estimate(one.counts, c, one.edges, inside)
+                peaks = fits and fits(counts, fit.expected, fit.order, one.edges, inside, i)
             except FitError as error:
                 failed.append(f"window {window.low:g}-{window.high:g} GeV, cut {cuts[c]:g}: {error}")
                 continue
-            found[i, c] = (fit, float(counts[inside].sum()), fit.b, fit.s)
-    out, fit_edges = [], spectra[0].edges
+            found[i, c] = (fit, peaks)
+            n[i, c], b[i, c], s[i, c] = float(counts[inside].sum()), fit.b, fit.s
+    out = []
     for c, cut in enumerate(cuts):
-        n, b, s = np.full((3, len(windows)), np.nan)
-        for i in range(len(windows)):
-            if (i, c) in found:
-                _, n[i], b[i], s[i] = found[i, c]
-        delta, error = bias_of(apart, n, b, s) if cut < 1 else np.zeros((2, len(windows)))
+        bias = bias_of(apart, n[:, c], b[:, c], s[:, c]) if cut < 1 else np.zeros((2, len(windows)))
         for i, window in enumerate(windows):
-            if (i, c) not in found:
-                continue
-            fit, counts = found[i, c][0], spectra[i].counts[c]
-            inside = window.contains(0.5 * (fit_edges[1:] + fit_edges[:-1]))
-            z = capped_z(corrected_z(n[i], b[i], s[i], delta[i], error[i]), b[i], counts, inside)
-            out.append(WindowResult(
-                window, cut, float(n[i]), float(b[i]), float(s[i]), float(delta[i]), float(error[i]),
-                float(signed_z(n[i], b[i], s[i])), z, p_of(z), fit.order, fit.half_deviance, fit.ndf, fit.gof_p,
-                counts, fit.expected, fit.error,
-            ))  # fmt: skip
+            if (i, c) in found:
+                seen = (float(n[i, c]), spectra[i].counts[c], float(bias[0][i]), float(bias[1][i]))
+                out.append(_judged(window, cut, spectra[i].edges, *found[i, c], *seen))
     return sorted(out, key=lambda r: (r.window.low, -r.cut)), failed
+
+
+def _judged(
+    window: Window, cut: float, edges: Array, fit: Estimate, peaks: WindowFits | None, n: float, counts: Array,
+    delta: float, error: float,
+) -> WindowResult:  # fmt: skip
+    """The significance of one window and cut with its bias inside."""
+    inside = window.contains(0.5 * (edges[1:] + edges[:-1]))
+    peak = None if peaks is None else peaks.peak(delta, error)
+    raw = float(signed_z(n, fit.b, fit.s)) if peak is None else peak.z_raw
+    z = corrected_z(n, fit.b, fit.s, delta, error) if peak is None else peak.z
+    z = capped_z(z, fit.b, counts, inside)
+    fitted = (None, None, None) if peak is None else (peak.mass, peak.signal, peak.error)
+    return WindowResult(
+        window, cut, n, fit.b, fit.s, delta, error, raw, z, p_of(z), fit.order, fit.half_deviance, fit.ndf, fit.gof_p,
+        counts, fit.expected, fit.error, *fitted,
+    )  # fmt: skip
 
 
 def _peak(best: WindowResult, edges: Array, estimate: Estimator) -> tuple[SignalFit | None, float | None]:
@@ -149,18 +166,22 @@ def hunt(
     progress: object = None,
     background: Kind = "dijet",
     guard: float = 0.0,
+    statistic: Statistic = "count",
 ) -> HuntResult:
     """Scan, pick the most significant (window, cut), and calibrate the choice with ``toys`` background-only repetitions.
 
     ``spectra``: one per window, from its own classifier, cut efficiencies (1, ...) decreasing; a cut of 1 comes first.
     ``background``: see `hunt_backgrounds`; the toys repeat every estimate, at some 6 ms per window, cut and toy for the
     Gaussian process. ``guard`` [GeV]: bins so near to a window are left out of its estimate, where a signal wider than the window leaks to.
-    Raises `FitError` when the spectra before the cut cannot be fitted.
+    ``statistic``: see `hunt_fits`; signal fits need the dijet function. Raises `FitError` when the spectra before the cut cannot be fitted.
     """
     if spectra[0].cuts[0] < 1:
         raise FitError("the first cut must be 1: the spectrum before any cut")
     estimate = Estimator(background, energy, signal_width, guard)
-    results, failed = scan(windows, spectra, energy, estimate)
+    if statistic == "fit" and background != "dijet":
+        raise FitError(f"signal fits need the dijet function as their background, not {background}")
+    fits = PeakFits(masses_of(windows), signal_width, energy) if statistic == "fit" else None
+    results, failed = scan(windows, spectra, energy, estimate, fits)
     if not results:
         raise FitError("no window could be fitted: " + "; ".join(failed))
     best = max(results, key=lambda r: r.z)
@@ -169,7 +190,8 @@ def hunt(
         raise FitError("the spectrum before the cut could not be fitted: " + "; ".join(failed))
     peak, error = _peak(best, spectra[0].edges, estimate)
     given = toy_input(windows, spectra, results, energy, guard)
-    maxima = toy_maxima if background == "dijet" else EstimatedToys(estimate)
+    counted = toy_maxima if background == "dijet" else EstimatedToys(estimate)
+    maxima = counted if fits is None else FittedToys(fits)
     overall = global_p(given, best.z, toys=toys, seed=seed, threads=threads, progress=progress, maxima=maxima)
     return HuntResult(spectra[0].edges, tuple(results), best, before, peak, error, overall, tuple(failed))
 

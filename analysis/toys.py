@@ -15,6 +15,7 @@ from .counting import p_of, signed_z, toy_p, z_of
 from .dijet import MAX_ORDER, basis, fit_one
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 #: Toys are drawn in blocks with a random stream each: more toys start with the same ones, on any number of threads.
 BLOCK = 250
 #: Level at which upcrossings are counted for Gross-Vitells (1005.1891).
@@ -101,6 +102,32 @@ def _fit_toy(
 
 
 @nb.njit(cache=True, nogil=True)
+def _measure_bias(
+    n: Array, b: Array, s: Array, apart: NDArray[np.bool_], biased: NDArray[np.bool_], delta: Array, error: Array
+) -> None:  # fmt: skip
+    """`window_bias.bias_of` of one toy at every cut, (windows, cuts) each."""
+    windows, cuts = n.shape
+    for c in range(cuts):
+        top, candidate = -np.inf, 0
+        for w in range(windows):
+            if biased[c] and b[w, c] > 0.0:
+                z = signed_z(n[w, c], b[w, c], s[w, c])
+                if z > top:
+                    top, candidate = z, w
+        for w in range(windows):
+            delta[w, c], error[w, c] = 0.0, 0.0
+            if biased[c]:
+                seen, fitted, variance = 0.0, 0.0, 0.0
+                for o in range(windows):
+                    if apart[w, o] and apart[candidate, o] and b[o, c] > 0.0:
+                        seen += n[o, c]
+                        fitted += b[o, c]
+                        variance += b[o, c] + s[o, c] ** 2
+                if fitted > 0.0:
+                    delta[w, c], error[w, c] = seen / fitted - 1.0, np.sqrt(variance) / fitted
+
+
+@nb.njit(cache=True, nogil=True)
 def _scan_toy(
     counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_], use: NDArray[np.bool_],
     apart: NDArray[np.bool_], biased: NDArray[np.bool_], bias: Array, zs: Array,
@@ -113,30 +140,31 @@ def _scan_toy(
     n, b, s = np.zeros((windows, cuts)), np.zeros((windows, cuts)), np.zeros((windows, cuts))
     if not _fit_toy(counts, phis, logws, order, inside, use, n, b, s):
         return False
+    delta, error = np.zeros((windows, cuts)), np.zeros((windows, cuts))
+    _measure_bias(n, b, s, apart, biased, delta, error)
     for c in range(cuts):
-        top, candidate = -np.inf, 0
         for w in range(windows):
-            if biased[c] and b[w, c] > 0.0:
-                z = signed_z(n[w, c], b[w, c], s[w, c])
-                if z > top:
-                    top, candidate = z, w
-        for w in range(windows):
-            delta, error = 0.0, 0.0
-            if biased[c]:
-                seen, fitted, variance = 0.0, 0.0, 0.0
-                for o in range(windows):
-                    if apart[w, o] and apart[candidate, o] and b[o, c] > 0.0:
-                        seen += n[o, c]
-                        fitted += b[o, c]
-                        variance += b[o, c] + s[o, c] ** 2
-                if fitted > 0.0:
-                    delta, error = seen / fitted - 1.0, np.sqrt(variance) / fitted
-            scale = max(1.0 + delta, 1e-3)
+            scale = max(1.0 + delta[w, c], 1e-3)
             zs[w, c] = -np.inf
             if b[w, c] > 0.0:
-                width = np.hypot(s[w, c] * scale, np.hypot(bias[w, c], error) * b[w, c])
+                width = np.hypot(s[w, c] * scale, np.hypot(bias[w, c], error[w, c]) * b[w, c])
                 zs[w, c] = signed_z(n[w, c], b[w, c] * scale, width)
     return True
+
+
+@nb.njit(cache=True, nogil=True)
+def measured_biases(
+    counts: Array, phis: Array, logws: Array, order: NDArray[np.int64], inside: NDArray[np.bool_], use: NDArray[np.bool_],
+    apart: NDArray[np.bool_], biased: NDArray[np.bool_], delta: Array, error: Array,
+) -> None:  # fmt: skip
+    """Bias and its error as measured in every toy, (toys, windows, cuts); nan where a fit did not converge."""
+    toys, windows, cuts, _ = counts.shape
+    n, b, s = np.zeros((windows, cuts)), np.zeros((windows, cuts)), np.zeros((windows, cuts))
+    for t in range(toys):
+        if _fit_toy(counts[t], phis, logws, order, inside, use, n, b, s):
+            _measure_bias(n, b, s, apart, biased, delta[t], error[t])
+        else:
+            delta[t], error[t] = np.nan, np.nan
 
 
 @nb.njit(cache=True, nogil=True)
@@ -176,16 +204,20 @@ def throw(given: ToyInput, seed: int, block: int, toys: int) -> Array:
     return np.ascontiguousarray(np.cumsum(slices[:, :, ::-1], axis=2)[:, :, ::-1])
 
 
-def toy_maxima(
-    given: ToyInput, toys: int, seed: int, threads: int = 1, progress: Callable[[int, int], None] | Any = None
-) -> tuple[Array, Array]:
-    """Largest Z of every toy (toys,), infinite where a fit failed, and its upcrossings (toys,)."""
+def fit_arrays(given: ToyInput) -> tuple[Array, Array, NDArray[np.int64], Mask, Mask, Mask, Mask]:
+    """What the compiled fits of toys need: bases by order, node weights, orders, masks, and who measures whose bias."""
     full = basis(given.edges, MAX_ORDER, given.energy)
     phis = np.zeros((MAX_ORDER + 1, *full.phi.shape))
     for order in np.unique(given.order[given.order > 0]):
         phis[order, :, :, : order + 1] = basis(given.edges, int(order), given.energy).phi
-    fits = (phis, full.logw, given.order, given.inside, given.use)
-    rest = (*fits, given.apart, given.biased, given.bias, GV_LEVEL)
+    return phis, full.logw, given.order, given.inside, given.use, given.apart, given.biased
+
+
+def toy_maxima(
+    given: ToyInput, toys: int, seed: int, threads: int = 1, progress: Callable[[int, int], None] | Any = None
+) -> tuple[Array, Array]:
+    """Largest Z of every toy (toys,), infinite where a fit failed, and its upcrossings (toys,)."""
+    rest = (*fit_arrays(given), given.bias, GV_LEVEL)
     blocks = -(-toys // BLOCK)
 
     def one(block: int) -> tuple[Array, Array]:

@@ -74,6 +74,7 @@ def test_windows_are_the_asked_ones():
         ("hunt.guard=300.0", r"window 2700-3100 with a guard of 300 GeV leaves no sideband"),
         ("hunt.guard=150.0", r"mass_low \+ guard 2650 is not a bin edge"),
         ("hunt.guard=-1.0", r"hunt\.guard"),
+        ("hunt.statistic=likelihood", r"hunt\.statistic"),
         ("hunt.windows.first=2950.0", r"window edge 2750 is not a bin edge"),
         ("events.datasets.qcd.inject=5", "inject needs role: signal"),
         ("rates={}", "exactly one statistic"),

@@ -48,8 +48,8 @@ ALLOWED = {
     "kernel_cache": set(),
     "fixed": {"errors"},
     "trees": {"errors", "fixed"},
-    "sections": set(),
-    "config": {"errors", "events", "sections", "deploy.clusters.sections"},
+    "sections": {"events"},
+    "config": {"errors", "sections", "deploy.clusters.sections"},
 }
 
 

@@ -147,14 +147,36 @@ def test_bumphunter_is_in_the_numbers_the_summary_and_the_report(tmp_path, monke
     assert len(report_hunt._scan_part(found, "").tables) == 1
 
 
+def test_signal_fits_are_in_the_summary_and_the_report(tmp_path, monkeypatch):
+    found, said = hunted(tmp_path, monkeypatch, statistic="fit")
+    best = found["best"]
+    assert best["mass"] in (3300.0, 3400.0)
+    assert best["z"] > 4
+    text = f"largest excess at {best['mass']:.0f} GeV at a cut of 1 % (window 3200-3600 GeV): {best['signal']:.0f} +-"
+    assert any(text in line for line in said)
+    table = report_hunt._scan_part(found, "").tables[0]
+    assert table.columns[-2:] == ("mass [GeV]", "signal")
+    row = next(r for r in table.rows if r[:2] == ("3200–3600", "1%"))
+    assert row[-2] == f"{best['mass']:g}"
+    assert row[-1].startswith(f"{best['signal']:.1f}")
+    counted, lines = hunted(tmp_path, monkeypatch)
+    assert counted["best"]["mass"] is None
+    assert any("events on" in line and "largest excess in 3200-3600" in line for line in lines)
+    assert "signal" not in report_hunt._scan_part(counted, "").tables[0].columns
+
+
 def test_a_slow_background_has_fewer_toys_unless_they_are_asked_for():
     hunt = config({"method": "Sidebands"}).hunt.model_dump(exclude={"toys"})
     asked = [
         HuntSection.model_validate({**hunt, **more}).toys
-        for more in ({}, {"background": "abcd"}, {"background": "gaussian_process"})
+        for more in ({}, {"background": "abcd"}, {"background": "gaussian_process"}, {"statistic": "fit"})
     ]
-    assert asked == [40_000, 40_000, 2000]
+    assert asked == [40_000, 40_000, 2000, 10_000]
     process = HuntSection.model_validate({**hunt, "background": "gaussian_process", "toys": 50_000})
     assert process.toys == 50_000
     with pytest.raises(ValueError, match="background"):
         HuntSection.model_validate({**hunt, "background": "spline"})
+    with pytest.raises(
+        ValueError, match="statistic: fit puts its signal on the dijet function; background is abcd"
+    ):
+        HuntSection.model_validate({**hunt, "background": "abcd", "statistic": "fit"})
