@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -33,6 +34,8 @@ from .transported import allowed
 
 #: Sidebands no wider than this [GeV] say how many events the window holds.
 _SPECTRUM = 400.0
+#: The last shared base by the digest of what it was learnt from: the windows of a search ask for the same.
+_BASES: dict[str, ConditionalFlow] = {}
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Feta:
     to the background expected in it; both spectra are log-quadratic within 400 GeV of the window.
 
     ``simulation`` is handed in by the caller; it covers window and sidebands and has the data's features. No data of
-    the window are read. ``kind`` to ``base_epochs`` are the base's (0 and (): the kind's published sizes), the fields
+    the window are read. ``shared_base``: the base learns all simulation instead of that of window and sidebands, once for all windows
+    that a process fits. ``kind`` to ``base_epochs`` are the base's (0 and (): the kind's published sizes), the fields
     after them the top flow's. Named differences from the paper: the base is six spline transforms instead of one with
     15 residual blocks of 128; the top flow is made of coupling layers; coordinates are standardised (logits) instead of
     scaled to -3..3; no weight decay.
@@ -91,6 +95,7 @@ class Feta:
     learning_rate: float = 1e-4
     validation: float = 0.2
     oversampling: int = 6
+    shared_base: bool = False
     seed: int = 0
     simulation: Events | None = field(default=None, repr=False, compare=False)
     base_: ConditionalFlow | None = field(default=None, repr=False, compare=False)
@@ -129,7 +134,7 @@ class Feta:
         if len(inside) == 0:
             raise InputError(f"the simulation has no event in {window.low:g}-{window.high:g}")
         check_sample(inside, "simulation in the window")
-        self._learn_base(Events.concatenate([*made, inside]))
+        self._learn_base(simulation if self.shared_base else Events.concatenate([*made, inside]))
         lost_data = self._learn_top(Events.concatenate(real))
         spectra = [SidebandSpectrum.fit(*_near(bands, window), window) for bands in (real, made)]
         expected = spectra[0].expected()
@@ -142,10 +147,21 @@ class Feta:
         return self
 
     def _learn_base(self, simulation: Events) -> None:
-        hashes = identity_hash(simulation.identity, self.seed)
-        self.base_ = ConditionalFlow.fit(
-            simulation.x, simulation.mass, simulation.weight, hashes, base_settings(self), self.seed
-        )
+        """Train the base, or take the one of the same simulation that is there already."""
+        settings, hashes = base_settings(self), identity_hash(simulation.identity, self.seed)
+        content = hashlib.sha256(repr((settings, self.seed)).encode())
+        for column in (simulation.x, simulation.mass, simulation.weight, hashes):
+            content.update(np.ascontiguousarray(column).tobytes())
+        key = content.hexdigest()
+        if not self.shared_base or key not in _BASES:
+            self.base_ = ConditionalFlow.fit(
+                simulation.x, simulation.mass, simulation.weight, hashes, settings, self.seed
+            )
+            if self.shared_base:
+                _BASES.clear()
+                _BASES[key] = self.base_
+        else:
+            self.base_ = _BASES[key]
 
     def _learn_top(self, data: Events) -> float:
         """Train data -> simulation; the fraction of the data outside the simulation's domain."""

@@ -154,3 +154,30 @@ def test_bad_samples_and_settings_are_refused():
     for bad in ({"width": 0.0}, {"oversampling": 0}, {"epochs": 0}, {"validation": 1.0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             Feta(**bad)
+
+
+def test_a_shared_base_is_learnt_once_for_all_windows_and_from_all_simulation(monkeypatch):
+    from elsewhere.models.references import feta
+
+    learnt = []
+    fit = feta.ConditionalFlow.fit
+
+    def counted(x, *rest):
+        learnt.append(len(x))
+        return fit(x, *rest)
+
+    monkeypatch.setattr(feta.ConditionalFlow, "fit", counted)
+    monkeypatch.setattr(feta, "_BASES", {})
+    simulation, data = sample(2_000, 1), sample(2_000, 2, 100_000, truth=True)
+    other = Window(3500.0, 3700.0)
+    shared = [tiny(simulation=simulation, shared_base=True).fit(data, w) for w in (WINDOW, other)]
+    assert learnt == [2_000]
+    monkeypatch.setattr(feta, "_BASES", {})
+    alone = tiny(simulation=simulation, shared_base=True).fit(data, other)
+    x, y = (one.sample(None, np.random.default_rng(3)).x for one in (shared[1], alone))
+    np.testing.assert_array_equal(x, y)
+    # others do not take it: another seed, another simulation, and a base of their own
+    for change in ({"seed": 1}, {"simulation": sample(2_000, 5)}, {"shared_base": False, "width": 100.0}):
+        tiny(**{"simulation": simulation, "shared_base": True, **change}).fit(data, WINDOW)
+    assert learnt[2:4] == [2_000, 2_000]
+    assert learnt[4] < 1_000
