@@ -15,9 +15,13 @@ from ..training import Sample, Task, TrainSettings, train
 from ..training_task import Schedule
 from .flow_modules import load_parameters
 from .flows import FlowSettings, batches
+from .residual_start import Gaussian
 from .signal_flow import ODDS_SCALE, build_residual, residual_loss
 
-_START = (0.001, 0.01)
+#: w is drawn from here where no start tells it.
+_FRACTIONS = (0.001, 0.01)
+#: What of a member is its start, not a weight.
+_PLACE = ("mean", "factor")
 
 
 @dataclass(frozen=True)
@@ -104,30 +108,35 @@ class SignalDensity:
         held: NDArray[np.bool_],
         fraction: float | None,
         seed: int,
+        start: Gaussian | None = None,
     ) -> None:
         """Train on the rows that are not ``held`` and keep the epochs that are best for those that are.
 
-        v (n, d), mass (n,) [GeV], weight (n,), known (n,) = ln p_B(v, u). ``fraction``: w, None to learn it. Raises
-        `InputError` for an empty part, `FitError` if the loss diverges.
+        v (n, d), mass (n,) [GeV], weight (n,), known (n,) = ln p_B(v, u). ``fraction``: w, None to learn it from that of ``start``, the
+        Gaussian that p_S(v | m) is at first; without one it is a standard normal and w is drawn. Raises `InputError` for an empty part,
+        `FitError` if the loss diverges.
         """
         if weight[held].sum() <= 0 or weight[~held].sum() <= 0:
             raise InputError(f"{len(v)} events: a part is empty after the split for validation")
-        start = float(np.random.default_rng(seed).uniform(*_START)) if fraction is None else fraction
+        drawn = float(np.random.default_rng(seed).uniform(*_FRACTIONS)) if start is None else start.fraction
+        first = drawn if fraction is None else fraction
         x, y = (
             np.column_stack([v, self.frame.forward(mass)]),
             np.column_stack([self.frame.scaled(mass), known]),
         )
         kept, validation = (Sample(x[rows], y[rows], weight[rows]) for rows in (~held, held))
         how = self.settings
-        config = self._config(seed) | {"fraction": start, "learn": fraction is None}
+        place = {} if start is None else {"mean": start.mean, "factor": start.factor}
+        config = self._config(seed) | {"fraction": first, "learn": fraction is None}
+        config |= {k: a.astype(np.float32).tolist() for k, a in place.items()}
         result = train(
             Task(build_residual, config, residual_loss, kept, validation),
             TrainSettings.of(how, seed),
         )
         for state in result.states:
             odds = ODDS_SCALE * float(state["odds"][0]) if fraction is None else None
-            self.fractions_.append(start if odds is None else float(1 / (1 + np.exp(-odds))))
-            self.members_.append({k: a for k, a in state.items() if k != "odds"})
+            self.fractions_.append(first if odds is None else float(1 / (1 + np.exp(-odds))))
+            self.members_.append({k: a for k, a in state.items() if k != "odds"} | place)
         self.likelihoods_.append(-float(np.mean(sorted(result.record.validation_loss)[: how.best])))
 
     @property
@@ -179,7 +188,9 @@ class SignalDensity:
     def _network(self, k: int, double: bool) -> Any:
         key = (k, double, chosen())
         if key not in self._networks:
-            network = load_parameters(build_residual(self._config(self.seed)), self.members_[k]).to(key[2])
+            place = {n: a.tolist() for n, a in self.members_[k].items() if n in _PLACE}
+            weights = {n: a for n, a in self.members_[k].items() if n not in _PLACE}
+            network = load_parameters(build_residual(self._config(self.seed) | place), weights).to(key[2])
             self._networks[key] = network.double() if double else network
         return self._networks[key]
 

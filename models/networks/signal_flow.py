@@ -15,7 +15,8 @@ ODDS_SCALE = 10.0
 def build_residual(config: Mapping[str, Any]) -> Any:
     """A module with p_S(v | m), p_S(u) and the signal fraction w = sigmoid(a), v and u standardised coordinates.
 
-    ``config``: that of `build_flow` (kind "maf" or "nsf"), ``fraction`` (w at first) and ``learn`` (False keeps it).
+    ``config``: that of `build_flow` (kind "maf" or "nsf"), ``fraction`` (w at first) and ``learn`` (False keeps it); ``mean`` (d) and
+    ``factor`` (d, d), where they are given, are the Gaussian that p_S(v | m) starts as, instead of a standard normal one.
     ``given(v, m)`` is ln p_S(v | m), ``alone(u)`` ln p_S(u), each (n,), with v (n, d), u and m (n, 1); ``draw`` and
     ``draw_mass`` turn normal numbers into v and u; ``log_mixture`` gives the logarithms of (w, 1 - w).
     """
@@ -25,12 +26,21 @@ def build_residual(config: Mapping[str, Any]) -> Any:
     class Residual(torch.nn.Module):
         features: Any
         mass: Any
+        mean: Any
+        factor: Any
+        whiten: Any
 
         def __init__(self) -> None:
             super().__init__()
             self.features = zuko_flow(config, int(config["features"]), 1)
             self.mass = zuko_flow(dict(config) | {"transforms": 1}, 1, 0)
             start_near_identity(self, int(config["seed"]))
+            features = int(config["features"])
+            factor = torch.tensor(config.get("factor", torch.eye(features).tolist()))
+            whiten = torch.linalg.inv(factor.double()).float()
+            self.register_buffer("mean", torch.tensor(config.get("mean", [0.0] * features)), persistent=False)
+            self.register_buffer("factor", factor, persistent=False)
+            self.register_buffer("whiten", whiten, persistent=False)
             fraction = float(config["fraction"])
             odds = torch.tensor([math.log(fraction / (1 - fraction)) / ODDS_SCALE])
             if config["learn"]:
@@ -39,15 +49,15 @@ def build_residual(config: Mapping[str, Any]) -> Any:
                 self.register_buffer("odds", odds)
 
         def given(self, v: Any, m: Any) -> Any:
-            z, change = self.features.transform(m).call_and_ladj(v)
-            return normal_log_prob(z) + change
+            z, change = self.features.transform(m).call_and_ladj((v - self.mean) @ self.whiten.T)
+            return normal_log_prob(z) + change + self.whiten.diagonal().log().sum()
 
         def alone(self, u: Any) -> Any:
             t, change = self.mass.transform(None).call_and_ladj(u)
             return normal_log_prob(t) + change
 
         def draw(self, z: Any, m: Any) -> Any:
-            return self.features.transform(m).inv(z)
+            return self.mean + self.features.transform(m).inv(z) @ self.factor.T
 
         def draw_mass(self, t: Any, _: Any) -> Any:
             return self.mass.transform(None).inv(t)

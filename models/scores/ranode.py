@@ -14,6 +14,7 @@ from ..densities import check_density, check_known, fit_flow, flow_settings, in_
 from ..nesting import restore_under, state_under
 from ..networks.flows import ConditionalFlow, Kind
 from ..networks.residual import MassFrame, SignalDensity, SignalSettings
+from ..networks.residual_start import Known, find_start
 from ..training_task import Schedule
 
 #: ln p is cut off here on both sides, so that every score is finite.
@@ -27,16 +28,17 @@ class RAnode:
     p_B is learnt from ``reference``, the events outside the window (`Outside`), with the flow of `FlowSettings`, and
     then kept; p(m) is a histogram of ``mass_bins`` bins of the data's masses; p_S and w are learnt from ``data`` by
     maximum likelihood, ``splits`` times with another part ``signal_validation`` put aside for choosing the best
-    epochs; p_S is the mean over all splits and best epochs. ``fractions`` empty: w = sigmoid(a) is learnt, from a start
+    epochs; p_S is the mean over all splits and best epochs. ``fractions`` empty: w = sigmoid(a) is learnt, from the start's, or one
     drawn from U(0.001, 0.01) per split; one number keeps w there; of several the one of the highest validation
     likelihood is taken, and ``scan_`` holds the mean ln likelihood per event of each. ``fraction_`` is the result: the
     mean of the learnt ones, or the chosen one. A point value of w is no evidence: compare ``scan_`` with w -> 0.
 
-    p_S takes up whatever p_B gets wrong, and a signal of S/B = 0.6 % adds only about a hundredth to the mean ln likelihood per event: a
-    p_B that is not known better than that hides it, and a learnt w comes out too large. p_S begins wide, where p_B is smallest, and leaves
-    the tails after thousands of steps only: 800 found nothing where 3,000 found half of what a classifier with labels does.
+    p_S takes up whatever p_B gets wrong, and a signal of S/B = 0.6 % adds only a thousandth or so to the mean ln likelihood per event: a
+    p_B that is not known better than that hides it. ``start``: "normal" begins as the paper does, with p_S as wide as the data, where it
+    answers for the tails of p_B and finds such a signal after tens of thousands of steps or never; "mixture" begins every split at
+    the Gaussian of `find_start`, learnt from the split's training part, and w at its fraction.
 
-    Against the paper: p_S(x, m) = p_S(x | m) p_S(m) with a spline flow each, so that ln p_S(m) need not be estimated;
+    Against the paper: the start; p_S(x, m) = p_S(x | m) p_S(m) with a spline flow each, so that ln p_S(m) need not be estimated;
     orders of the features reversed instead of permuted at random; no batch normalisation, no dropout, no weight decay
     (the best epochs guard against overtraining); a learns ten times faster than the weights. Masses beyond the window
     count as its edge. An event outside the domain of p_B gets the lowest score, -100.
@@ -60,8 +62,12 @@ class RAnode:
     signal_hidden: tuple[int, ...] = (64, 64)
     signal_epochs: int = 300
     signal_learning_rate: float = 3e-4
+    signal_batch: int = 256
+    signal_best: int = 10
+    signal_schedule: Schedule = "constant"
     signal_validation: float = 0.2
     splits: int = 20
+    start: Literal["mixture", "normal"] = "mixture"
     mass_bins: int = 49
     fractions: tuple[float, ...] = ()
     seed: int = 0
@@ -74,8 +80,16 @@ class RAnode:
         flow_settings(self)
         if any(not 0 < w < 1 for w in self.fractions):
             raise ConfigError(f"fractions: found {self.fractions}, expected numbers between 0 and 1")
-        if self.splits < 1 or self.mass_bins < 1 or self.signal_transforms < 1 or self.signal_epochs < 1:
-            raise ConfigError("splits, mass_bins, signal_transforms and signal_epochs must be at least 1")
+        whole = (
+            "splits",
+            "mass_bins",
+            "signal_transforms",
+            "signal_epochs",
+            "signal_batch",
+            "signal_best",
+        )
+        if any(getattr(self, name) < 1 for name in whole):
+            raise ConfigError(f"{', '.join(whole[:-1])} and {whole[-1]} must be at least 1")
         if not 0 < self.signal_validation < 1 or not self.signal_learning_rate > 0:
             raise ConfigError(
                 f"found signal_validation {self.signal_validation}, signal_learning_rate {self.signal_learning_rate}; "
@@ -95,40 +109,50 @@ class RAnode:
                 "data: too few events with different masses inside the domain of the background density"
             )
         frame = MassFrame.fit(data.mass, data.weight, self.mass_bins)
-        known = self.background_.log_prob(data.x, data.mass) - domain.log_jacobian(data.x)
-        known = known + frame.log_density(data.mass)  # ln p_B(v, u) in the coordinates p_S is learnt in
-        tables = domain.forward(data.x), known
-        tried = {w: self._signal(data, frame, *tables, w) for w in self.fractions or (None,)}
+        inside = self._known(data)
+        beside = None if self.start == "normal" else self._known(_nearest(reference, data))
+        tried = self._signal(data, frame, inside, beside)
         self.scan_ = {w: found.likelihood for w, found in tried.items() if w is not None}
         chosen = max(tried, key=lambda w: tried[w].likelihood)
         self.signal_, self.fraction_ = tried[chosen], tried[chosen].fraction
         return self
 
+    def _known(self, events: Events) -> Known:
+        """Those of ``events`` that p_B has a density for, in its coordinates, with ln p_B(v | m)."""
+        background = check_known(events, self.background_, "RAnode")
+        domain = background.domain_
+        events = events.take(domain.inside(events.x))
+        density = background.log_prob(events.x, events.mass) - domain.log_jacobian(events.x)
+        return Known(domain.forward(events.x), density, events.weight.astype(np.float64))
+
     def _signal(
-        self,
-        data: Events,
-        frame: MassFrame,
-        v: NDArray[np.float64],
-        known: NDArray[np.float64],
-        fraction: float | None,
-    ) -> SignalDensity:
-        """p_S (and w, where ``fraction`` is None) of the data, with ``splits`` different validation parts."""
+        self, data: Events, frame: MassFrame, inside: Known, beside: Known | None
+    ) -> dict[float | None, SignalDensity]:
+        """p_S (and w, where it is to be learnt: None) of the data by fraction, with ``splits`` different validation parts."""
         settings = SignalSettings(
             self.signal_kind,
             self.signal_transforms,
             self.signal_hidden,
             self.signal_epochs,
-            self.batch,
+            self.signal_batch,
             self.signal_learning_rate,
-            self.best,
-            self.schedule,
+            self.signal_best,
+            self.signal_schedule,
         )
-        density = SignalDensity(settings, frame, v.shape[1], self.seed)
+        known = inside.log_density + frame.log_density(data.mass)  # ln p_B(v, u)
+        found: dict[float | None, SignalDensity] = {
+            w: SignalDensity(settings, frame, inside.v.shape[1], self.seed) for w in self.fractions or (None,)
+        }
         for split in range(self.splits):
             seed = int(np.random.SeedSequence([self.seed, split]).generate_state(1)[0])
             held = identity_hash(data.identity, seed) / 2.0**64 < self.signal_validation
-            density.learn(v, data.mass, data.weight, known, held, fraction, seed)
-        return density
+            start = None
+            if beside is not None:
+                learnt = Known(inside.v[~held], inside.log_density[~held], inside.weight[~held])
+                start = find_start(learnt, beside, np.random.default_rng(seed))
+            for w, density in found.items():
+                density.learn(inside.v, data.mass, data.weight, known, held, w, seed, start)
+        return found
 
     def log_ratio(self, events: Events) -> NDArray[np.float64]:
         """ln p_S(x | m) / p_B(x | m), shape (n,), not cut off; -inf outside the domain of p_B."""
@@ -172,3 +196,10 @@ class RAnode:
             self.background_ = restore_under("background", ConditionalFlow, background, arrays, texts)
             self.signal_ = restore_under("signal", SignalDensity, signal, arrays, texts)
         return self
+
+
+def _nearest(reference: Events, data: Events) -> Events:
+    """As many events of the reference as there are data, those whose masses are nearest to the data's."""
+    far = np.maximum(data.mass.min() - reference.mass, reference.mass - data.mass.max())
+    keys = (identity_hash(reference.identity), far)
+    return reference.take(np.sort(np.lexsort(keys)[: len(data)]))

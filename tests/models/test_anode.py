@@ -32,9 +32,15 @@ FLOW: dict[str, Any] = {
 QUICK: dict[str, Any] = {"transforms": 1, "hidden": (8,), "epochs": 2, "best": 1, "batch": 256}
 RESIDUAL: dict[str, Any] = {
     "signal_epochs": 15, "signal_transforms": 1, "signal_hidden": (24,), "signal_learning_rate": 5e-3,
-    "splits": 1, "batch": 512,
+    "splits": 1, "batch": 512, "signal_batch": 512, "signal_best": 4,
 }  # fmt: skip
-SMALL: dict[str, Any] = {"signal_epochs": 2, "signal_transforms": 1, "signal_hidden": (8,), "splits": 2}
+SMALL: dict[str, Any] = {
+    "signal_epochs": 2,
+    "signal_transforms": 1,
+    "signal_hidden": (8,),
+    "splits": 2,
+    "signal_best": 1,
+}
 
 
 def mean(m: np.ndarray) -> np.ndarray:
@@ -283,6 +289,7 @@ def test_errors_of_ranode():
     for wrong, text in (
         ({"fractions": (0.0,)}, "fractions"),
         ({"splits": 0}, "splits"),
+        ({"signal_best": 0}, "signal_best must be at least 1"),
         ({"signal_validation": 1.0}, "signal_validation 1.0"),
     ):
         with pytest.raises(ConfigError, match=text):

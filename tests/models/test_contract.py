@@ -178,6 +178,7 @@ SUBJECTS: dict[str, Any] = {
         signal_transforms=2,
         signal_hidden=(16,),
         signal_epochs=20,
+        signal_best=2,
         signal_learning_rate=5e-3,
         **FLOW,
     ),
