@@ -61,16 +61,6 @@ def supervised(problem: Problem) -> Any:
     return WeakTrees(**SETTINGS["supervised"], seed=problem.seed).fit(*problem.supervised)
 
 
-def ranode(problem: Problem) -> Any:
-    """The signal's density fitted on a frozen background's.
-
-    5,000 steps: fewer do not find the signal, for p_S begins wide, where p_B is smallest, and needs thousands to leave the tails.
-    """
-    how = SETTINGS["ranode"]
-    epochs = round(5000 * how["batch"] / (0.8 * len(problem.inside)))
-    return outside(problem, RAnode(seed=problem.seed, signal_epochs=epochs, **how))
-
-
 def lacathode(problem: Problem) -> Any:
     """Trees in the latent space of the sidebands' flow."""
     trees = WeakTrees(**TREES, seed=problem.seed)
@@ -95,5 +85,5 @@ METHODS: dict[str, Method] = {
     "lacathode": lacathode,
     "anode": lambda p: outside(p, Anode(seed=p.seed, **SETTINGS["anode"])),
     "density": lambda p: outside(p, FlowDensity(seed=p.seed, **SETTINGS["density"])),
-    "ranode": ranode,
+    "ranode": lambda p: outside(p, RAnode(seed=p.seed, **SETTINGS["ranode"])),
 }

@@ -18,8 +18,8 @@ from scipy.linalg import solve_triangular
 
 Array = NDArray[np.float64]
 #: Events that a Gaussian is tried at, how many at a time, its widths in standardised coordinates, and its fractions.
-CENTRES, TOGETHER, WIDTHS, FRACTIONS = 1500, 50, (0.15, 0.3, 0.5), (1e-3, 3e-3)
-#: Of these so many go on, for so many steps; one that holds fewer events per coordinate than this is no density.
+CENTRES, TOGETHER, WIDTHS, FRACTIONS = 1500, 50, (0.15, 0.3, 0.5), (1e-3, 5e-3)
+#: Of these so many go on, for so many steps; one that then holds fewer events per coordinate than this is no density.
 KEPT, STEPS, FEWEST = 20, 60, 5.0
 #: Added to every variance in every step.
 LEAST = 1e-3
@@ -104,13 +104,13 @@ def _maximised(events: Known, row: int, width: float) -> Gaussian | None:
         odds = here.fraction * events.ratio(here)
         share = weight * odds / (odds + 1.0 - here.fraction)
         total = share.sum()
-        if total < FEWEST * (d + 1):
+        if not total > 1e-3:
             return None
         mean = share @ v / total
         moved = v - mean
         covariance = (moved * share[:, None]).T @ moved / total + LEAST * np.eye(d)
         here = Gaussian(mean, np.linalg.cholesky(covariance), min(total / weight.sum(), 0.5), 0.0)
-    return here
+    return here if here.fraction * weight.sum() > FEWEST * (d + 1) else None
 
 
 def find_start(data: Known, beside: Known, rng: np.random.Generator) -> Gaussian | None:
