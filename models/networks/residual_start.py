@@ -2,9 +2,9 @@
 
 A mixture's likelihood has many maxima. A density that starts as wide as the data has responsibility for the tails, where the background
 is smallest, and finds a signal of half a per cent after tens of thousands of steps or never. Here small Gaussians at events of the
-data are tried, the best go on by expectation maximisation (Dempster, Laird, Rubin 1977) with a covariance and a fraction of their own,
-and what a maximum gains counts only beyond what a fraction found beside the window gains: a place where the background's density is
-wrong is wrong there as well.
+data are tried, the best go on by expectation maximisation (Dempster, Laird, Rubin 1977) with a covariance and a fraction of their own.
+What a maximum gains is a likelihood ratio: a fraction in the window and another one beside it, against a common one. A place where the
+background's density is wrong is wrong beside the window as well, and gains nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from scipy.linalg import solve_triangular
 Array = NDArray[np.float64]
 #: Events that a Gaussian is tried at, how many at a time, its widths in standardised coordinates, and its fractions.
 CENTRES, TOGETHER, WIDTHS, FRACTIONS = 1500, 50, (0.15, 0.3, 0.5), (1e-3, 5e-3)
-#: Of these so many go on, for so many steps; one that then holds fewer events per coordinate than this is no density.
-KEPT, STEPS, FEWEST = 20, 60, 5.0
+#: Of these so many go on for the first steps, and the best of them for the rest; one that then holds fewer events per coordinate than the
+#: last number is no density.
+KEPT, FIRST, BEST, REST, FEWEST = 60, 10, 15, 60, 5.0
 #: Added to every variance in every step.
 LEAST = 1e-3
 #: A ratio of densities is cut off here, in its logarithm.
@@ -30,7 +31,7 @@ LARGEST = 60.0
 @dataclass(frozen=True)
 class Gaussian:
     """``mean`` (d,) and the lower triangular ``factor`` (d, d) of its covariance; ``fraction`` of the events, and the ``gain`` in ln
-    likelihood beyond what the fraction found beside the window gains."""
+    likelihood of a fraction that the window has for itself."""
 
     mean: Array
     factor: Array
@@ -95,12 +96,11 @@ def _tried(events: Known, rng: np.random.Generator) -> list[tuple[float, int, fl
     return kept
 
 
-def _maximised(events: Known, row: int, width: float) -> Gaussian | None:
+def _maximised(events: Known, here: Gaussian, steps: int) -> Gaussian | None:
     """Expectation maximisation from one start; None where it ends with hardly any event."""
     v, weight = events.v, events.weight
     d = v.shape[1]
-    here = Gaussian(v[row], width * np.eye(d), FRACTIONS[0], 0.0)
-    for _ in range(STEPS):
+    for _ in range(steps):
         odds = here.fraction * events.ratio(here)
         share = weight * odds / (odds + 1.0 - here.fraction)
         total = share.sum()
@@ -113,18 +113,24 @@ def _maximised(events: Known, row: int, width: float) -> Gaussian | None:
     return here if here.fraction * weight.sum() > FEWEST * (d + 1) else None
 
 
+def _judged(data: Known, beside: Known, found: Gaussian) -> Gaussian:
+    """The same with its gain: the likelihood ratio of fractions of their own, in the data and in the control, to a common one."""
+    ratios, weights = [sample.ratio(found) for sample in (data, beside)], [data.weight, beside.weight]
+    common = best_fraction(np.concatenate(ratios), np.concatenate(weights))
+    gain = 0.0
+    for ratio, weight in zip(ratios, weights, strict=True):
+        own = best_fraction(ratio, weight)
+        gain += float((weight * (np.log1p(own * (ratio - 1.0)) - np.log1p(common * (ratio - 1.0)))).sum())
+    return Gaussian(found.mean, found.factor, found.fraction, gain)
+
+
 def find_start(data: Known, beside: Known, rng: np.random.Generator) -> Gaussian | None:
     """The Gaussian to start from, in the ``data`` of the window, with the events ``beside`` it as control; None where there is none."""
-    best: Gaussian | None = None
-    for _, row, width in _tried(data, rng):
-        found = _maximised(data, row, width)
-        if found is None:
-            continue
-        ratio, control = data.ratio(found), best_fraction(beside.ratio(found), beside.weight)
-        excess = ratio - 1.0
-        gain = data.weight * (
-            np.log1p(found.fraction * excess) - np.log1p(min(control, found.fraction) * excess)
-        )
-        if best is None or gain.sum() > best.gain:
-            best = Gaussian(found.mean, found.factor, found.fraction, float(gain.sum()))
-    return best
+    tried = _tried(data, rng)
+    here = [
+        Gaussian(data.v[row], width * np.eye(data.v.shape[1]), FRACTIONS[0], 0.0) for _, row, width in tried
+    ]
+    for steps, kept in ((FIRST, BEST), (REST, 1)):
+        found = [f for f in (_maximised(data, one, steps) for one in here) if f is not None]
+        here = sorted((_judged(data, beside, f) for f in found), key=lambda f: -f.gain)[:kept]
+    return here[0] if here else None

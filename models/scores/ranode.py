@@ -36,7 +36,8 @@ class RAnode:
     p_S takes up whatever p_B gets wrong, and a signal of S/B = 0.6 % adds only a thousandth or so to the mean ln likelihood per event: a
     p_B that is not known better than that hides it. ``start``: "normal" begins as the paper does, with p_S as wide as the data, where it
     answers for the tails of p_B and finds such a signal after tens of thousands of steps or never; "mixture" begins every split at
-    the Gaussian of `find_start`, learnt from the split's training part, and w at its fraction.
+    the Gaussian of `find_start`, learnt from all of ``data`` and the reference's events nearest in mass, and w at its fraction: the
+    validation parts choose epochs, they do not judge the start.
 
     Against the paper: the start; p_S(x, m) = p_S(x | m) p_S(m) with a spline flow each, so that ln p_S(m) need not be estimated;
     orders of the features reversed instead of permuted at random; no batch normalisation, no dropout, no weight decay
@@ -110,7 +111,7 @@ class RAnode:
             )
         frame = MassFrame.fit(data.mass, data.weight, self.mass_bins)
         inside = self._known(data)
-        beside = None if self.start == "normal" else self._known(_nearest(reference, data))
+        beside = None if self.start == "normal" else self._known(_control(reference, data))
         tried = self._signal(data, frame, inside, beside)
         self.scan_ = {w: found.likelihood for w, found in tried.items() if w is not None}
         chosen = max(tried, key=lambda w: tried[w].likelihood)
@@ -143,13 +144,10 @@ class RAnode:
         found: dict[float | None, SignalDensity] = {
             w: SignalDensity(settings, frame, inside.v.shape[1], self.seed) for w in self.fractions or (None,)
         }
+        start = None if beside is None else find_start(inside, beside, np.random.default_rng(self.seed))
         for split in range(self.splits):
             seed = int(np.random.SeedSequence([self.seed, split]).generate_state(1)[0])
             held = identity_hash(data.identity, seed) / 2.0**64 < self.signal_validation
-            start = None
-            if beside is not None:
-                learnt = Known(inside.v[~held], inside.log_density[~held], inside.weight[~held])
-                start = find_start(learnt, beside, np.random.default_rng(seed))
             for w, density in found.items():
                 density.learn(inside.v, data.mass, data.weight, known, held, w, seed, start)
         return found
@@ -198,8 +196,8 @@ class RAnode:
         return self
 
 
-def _nearest(reference: Events, data: Events) -> Events:
-    """As many events of the reference as there are data, those whose masses are nearest to the data's."""
+def _control(reference: Events, data: Events) -> Events:
+    """Twice as many events of the reference as there are data, those whose masses are nearest to the data's."""
     far = np.maximum(data.mass.min() - reference.mass, reference.mass - data.mass.max())
     keys = (identity_hash(reference.identity), far)
-    return reference.take(np.sort(np.lexsort(keys)[: len(data)]))
+    return reference.take(np.sort(np.lexsort(keys)[: 2 * len(data)]))
