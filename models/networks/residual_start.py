@@ -19,9 +19,10 @@ from scipy.linalg import solve_triangular
 Array = NDArray[np.float64]
 #: Events that a Gaussian is tried at, how many at a time, its widths in standardised coordinates, and its fractions.
 CENTRES, TOGETHER, WIDTHS, FRACTIONS = 1500, 50, (0.15, 0.3, 0.5), (1e-3, 5e-3)
-#: Of these so many go on for the first steps, and the best of them for the rest; one that then holds fewer events per coordinate than the
-#: last number is no density.
-KEPT, FIRST, BEST, REST, FEWEST = 60, 10, 15, 60, 5.0
+#: Of these so many go on for the first steps, and the best of them for the rest.
+KEPT, FIRST, BEST, REST = 60, 10, 15, 60
+#: One that then holds fewer events per coordinate is no density; one of a larger fraction corrects the background.s bulk.
+FEWEST, MOST = 5.0, 0.15
 #: Added to every variance in every step.
 LEAST = 1e-3
 #: A ratio of densities is cut off here, in its logarithm.
@@ -97,7 +98,7 @@ def _tried(events: Known, rng: np.random.Generator) -> list[tuple[float, int, fl
 
 
 def _maximised(events: Known, here: Gaussian, steps: int) -> Gaussian | None:
-    """Expectation maximisation from one start; None where it ends with hardly any event."""
+    """Expectation maximisation from one start; None where it ends with hardly any event or with many."""
     v, weight = events.v, events.weight
     d = v.shape[1]
     for _ in range(steps):
@@ -110,7 +111,7 @@ def _maximised(events: Known, here: Gaussian, steps: int) -> Gaussian | None:
         moved = v - mean
         covariance = (moved * share[:, None]).T @ moved / total + LEAST * np.eye(d)
         here = Gaussian(mean, np.linalg.cholesky(covariance), min(total / weight.sum(), 0.5), 0.0)
-    return here if here.fraction * weight.sum() > FEWEST * (d + 1) else None
+    return here if FEWEST * (d + 1) < here.fraction * weight.sum() < MOST * weight.sum() else None
 
 
 def _judged(data: Known, beside: Known, found: Gaussian) -> Gaussian:

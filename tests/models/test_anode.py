@@ -151,6 +151,22 @@ def test_ranode_finds_the_signal_and_its_fraction(fraction):
     assert m.mean() == pytest.approx(3500, abs=30)
 
 
+def test_ranode_begins_at_the_mixtures_start():
+    """Hardly trained it is that Gaussian; from the paper's start it is as wide as the data."""
+    data = inside(8000, 2, fraction=0.03)
+    still: dict[str, Any] = {**RESIDUAL, "signal_epochs": 1, "signal_best": 1, "signal_learning_rate": 1e-8}
+    drawn = {}
+    for start in ("mixture", "normal"):
+        model = RAnode(**FLOW, **still, start=start).fit(beside(10_000, 1), data)
+        x, m = model.sample_signal(2000, np.random.default_rng(0))
+        drawn[start] = x - mean(m)
+        assert ("mean" in model.signal_.members_[0]) == (start == "mixture")  # pyright: ignore[reportOptionalMemberAccess]
+        assert start == "normal" or model.fraction_ == pytest.approx(0.03, rel=0.2)
+    assert np.median(drawn["mixture"], axis=0) == pytest.approx(SIGNAL, abs=0.15)
+    assert (drawn["mixture"].std(axis=0) < 0.5).all()
+    assert (drawn["normal"].std(axis=0) > 0.8).all()
+
+
 def test_ranode_gains_little_where_there_is_nothing():
     """Its fraction alone says nothing without signal: the likelihood it gains over (almost) none does."""
     fractions = (1e-4, 0.03)
