@@ -11,6 +11,7 @@ import pytest
 from elsewhere.analysis.challenge import Truth
 from elsewhere.config import load_config
 from elsewhere.events import IDENTITY
+from elsewhere.models.methods import build
 from elsewhere.samples import generate
 from elsewhere.samples.blackbox import make_box, seal
 from elsewhere.workspace import file_digest, write_json
@@ -25,7 +26,7 @@ def boxes(monkeypatch):
     import blackboxes
 
     yield blackboxes
-    for name in ("blackboxes", "common"):
+    for name in ("blackboxes", "common", "settings"):
         sys.modules.pop(name, None)
 
 
@@ -61,7 +62,18 @@ def test_a_box_that_is_there_is_left_alone(few, tmp_path):
 def found(p: float, valid: bool = True, position: float | None = 3810.0) -> dict:
     """A hunt's result with a global p that 60,000 toys bound from above."""
     window = {"low": 3600.0, "high": 4000.0}
-    best = {"window": window, "cut": 0.003, "n": 40.0, "b": 9.0, "delta": 0.1, "z": 6.0, "b_error": 1.0}
+    best = {
+        "window": window,
+        "cut": 0.003,
+        "n": 40.0,
+        "b": 9.0,
+        "delta": 0.1,
+        "z": 6.0,
+        "b_error": 1.0,
+        "mass": 3800.0,
+        "signal": 30.0,
+        "signal_error": 6.0,
+    }
     return {
         "best": best, "before": best, "peak": None if position is None else {"position": position}, "peak_error": 20.0,
         "overall": {"p": p, "p_high": p, "z": 4.0, "z_low": 3.9, "bound": True, "toys": 60000, "exceeding": 0, "gross_vitells": 1e-9},
@@ -83,15 +95,19 @@ def test_a_claim_needs_a_small_p_and_a_valid_hunt(boxes):
         assert boxes.answer(other).mass is None
 
 
-def test_the_search_of_a_box_is_the_demos(boxes, tmp_path):
-    """It loads, holds one data set and no truth, and only says where to look: everywhere."""
+def test_the_search_of_a_box_is_the_benchmarks_ranode(boxes, tmp_path):
+    """It loads, holds one data set and no truth, is the benchmark's R-ANODE, and only says where to look: everywhere."""
     config = load_config(boxes.search_of(tmp_path / "box2.root", 2))
     demo = load_config(Path(__file__).resolve().parents[1] / "templates" / "dijet.yaml")
     assert {n: d.role for n, d in config.events.datasets.items()} == {"box": "data"}
-    assert (config.score, config.reference, config.folds) == (demo.score, demo.reference, demo.folds)
+    asked = {**boxes.SETTINGS["ranode"], **boxes.SHORT}
+    assert config.score.method == "RAnode"
+    assert config.score.settings == asked
+    build(config.score.method, config.score.settings, "score")
     windows = config.hunt.windows.windows()
-    assert (windows[0].low, windows[-1].high) == (2700.0, 6100.0)
+    assert (windows[0].low, windows[-1].high) == (2800.0, 6000.0)
     assert config.hunt.cuts == demo.hunt.cuts
+    assert config.hunt.statistic == "fit"
 
 
 def test_expected_counts_signal_near_the_truth(boxes):

@@ -10,8 +10,9 @@ because nobody is told where to look. Its fit begins at 2.7 TeV, from where the 
 reference shower (p = .33 of 342,285 events; from 2.5 TeV it does not, p < .001). The answers to all boxes are in results/blackboxes.json before
 a sealed file is read; a claim is a global Z of 3 or more (2101.08320) in a hunt that is valid. The global Z is that of toys; where no toy
 reaches the data they give only a bound, and then that of Gross and Vitells, whose p is itself an upper bound, counts where it is the stronger
-(``global_z_of`` says which; both are there). The seed draws the masses of box 1, and some are hard: seeds other than 1 are published apart,
-results/blackboxes_S.json, under names that say so. With --boxes the file holds those boxes alone. What could be expected, S/sqrt(B) in the 400 GeV around the truth before any cut, is added at the end.
+(``global_z_of`` says which; both are there). The seed draws the masses of box 1, and some are hard. The boxes of seed 3 are the ones that
+nobody had opened when the search was settled: 1 and 2 were what the start of R-ANODE's density and the fit's range were tried on, and go with
+all other seeds into results/blackboxes_S.json, under names that say so. With --boxes the file holds those boxes alone. What could be expected, S/sqrt(B) in the 400 GeV around the truth before any cut, is added at the end.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from settings import SETTINGS
 FIXED = 4200.0
 #: Events of each box.
 EVENTS = {1: 200_000, 2: 10_000, 3: 40_000}
+#: Seed of the boxes that are published without it in their names.
+SEED = 3
 #: The signal density's training for five folds of every window.
 SHORT = {"signal_epochs": 5, "signal_best": 3, "splits": 1}
 #: Half of a window, GeV.
@@ -167,13 +170,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--boxes", default=",".join(map(str, BOXES)))
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     numbers = [int(n) for n in asked.boxes.split(",")]
     answers = [look(n, round(asked.scale * EVENTS[n]), asked.seed, asked.workers) for n in numbers]
     name, prefix = (
-        ("blackboxes", "") if asked.seed == 1 else (f"blackboxes_{asked.seed}", f"seed{asked.seed}_")
+        ("blackboxes", "") if asked.seed == SEED else (f"blackboxes_{asked.seed}", f"seed{asked.seed}_")
     )
     figures: dict[str, Any] = {}
     for said in answers:
