@@ -26,14 +26,15 @@ from .peaks import Gaussian, scan_masses, templates
 from .toys import BLOCK, GV_LEVEL, ToyInput, fit_arrays, measured_biases, throw
 
 Array = NDArray[np.float64]
-#: Masses per window: its centre, and half as far as to the next centre.
+#: Masses per window, from half a step below its centre.
 POINTS = 4
 
 
 def masses_of(windows: Sequence[Window]) -> Array:
-    """Masses [GeV] to fit in every window, (windows, POINTS): together an even grid if the windows are evenly spaced."""
+    """Masses [GeV] to fit in every window, (windows, POINTS): together an even grid if the windows are evenly spaced
+    and leave no gap; none lies outside its window."""
     centres = np.array([w.centre for w in windows])
-    step = np.diff(centres).min() if len(centres) > 1 else windows[0].high - windows[0].low
+    step = min([*np.diff(centres), *(w.high - w.low for w in windows)])
     return centres[:, None] + step * (np.arange(POINTS) / POINTS - 0.5)
 
 
@@ -49,7 +50,8 @@ def response(model: Basis, expected: Array, inside: NDArray[np.bool_], signals: 
 
 
 def without_bias(z: Array, signal: Array, error: Array, moved: Array, delta: Any, size: Any) -> Array:
-    """Z of a yield ``signal`` of significance ``z`` when a relative bias ``delta``, of ``size`` at most, makes ``moved`` events per unit.
+    """Z of a yield ``signal`` of significance ``z`` when a relative bias ``delta`` makes ``moved`` events per unit; ``size``: its own and
+    that of its error in quadrature.
 
     The yield's error is the one that its Z tells, for that of a parabola is wrong at few events; ``error`` where yield and Z are next to
     nothing. An infinite z, a fit that failed, stays.

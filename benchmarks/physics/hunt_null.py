@@ -5,7 +5,8 @@
 Three windows and two cuts of falling spectra with 100,000 events before the cut and 1,000 after it; 19 toys each, so that
 p = (k + 1) / 20 and an exact test gives 1/20. The pulls are those of all windows after the cut, with delta_sys. The dijet fit is asked
 too where the classifier is biased: by 20 % in every window, and by a Gaussian 10 % of each window's own. The Gaussian process
-gets a quarter of the experiments. Twenty minutes of a core; results/hunt_null.json.
+gets a quarter of the experiments. `fit` and `fit_biased` are signal fits instead of the windows' counts, without and with the common
+bias. Twenty minutes of a core; results/hunt_null.json.
 """
 
 import argparse
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
 import numpy as np
 from common import publish, table
 from elsewhere.analysis.counting import clopper_pearson
-from elsewhere.analysis.hunt import hunt
+from elsewhere.analysis.hunt import Statistic, hunt
 from elsewhere.analysis.hunt_backgrounds import Kind
 from elsewhere.analysis.spectrum import Spectra
 from elsewhere.events import Window
@@ -29,6 +30,10 @@ from fits import EDGES, ENERGY, truth
 #: Whole bins near 2.9, 3.5 and 4.1 TeV.
 WINDOWS = [Window(float(EDGES[i]), float(EDGES[i + 3])) for i in (14, 18, 22)]
 CUTS, PASSING, FAILING, TOYS = (1.0, 0.01), 1e3, 99e3, 19
+#: Biases of the classifier: common to all windows, and the spread of each window's own.
+BIASED = {"biased": (0.2, 0.0), "biased_apart": (0.0, 0.1)}
+#: The same, common, where the statistic is a signal fit.
+FITTED = {"fit": 0.0, "fit_biased": 0.2}
 
 
 def spectra(rng: np.random.Generator, common: float, own: float) -> list[Spectra]:
@@ -44,13 +49,16 @@ def spectra(rng: np.random.Generator, common: float, own: float) -> list[Spectra
 
 
 def null(
-    kind: Kind, experiments: int, seed: int, name: str = "", common: float = 0.0, own: float = 0.0
-) -> dict[str, Any]:
+    kind: Kind, experiments: int, seed: int, name: str = "", common: float = 0.0, own: float = 0.0,
+    statistic: Statistic = "count",
+) -> dict[str, Any]:  # fmt: skip
     """Share of p <= 0.05 with its 68 % interval, and mean and deviation of Z; ``common``, ``own`` as in `spectra`."""
     started, p, z = time.process_time(), [], []
     for i in range(experiments):
         made = spectra(np.random.default_rng([seed, i]), common, own)
-        found = hunt(WINDOWS, made, energy=ENERGY, signal_width=0.035, toys=TOYS, seed=i, background=kind)
+        found = hunt(
+            WINDOWS, made, energy=ENERGY, signal_width=0.035, toys=TOYS, seed=i, background=kind, statistic=statistic
+        )  # fmt: skip
         p.append(found.overall.p)
         z += [r.z for r in found.results if r.cut < 1]
     low = sum(one <= 0.05 + 1e-9 for one in p)
@@ -70,8 +78,10 @@ if __name__ == "__main__":
     for kind in get_args(Kind):
         many = asked.experiments // 4 if kind == "gaussian_process" else asked.experiments
         figures |= null(kind, many, asked.seed)
-    for name, biases in {"biased": (0.2, 0.0), "biased_apart": (0.0, 0.1)}.items():
+    for name, biases in BIASED.items():
         figures |= null("dijet", asked.experiments, asked.seed, name, *biases)
-    wanted = {f"null_{name}": "0.025 to 0.08" for name in (*get_args(Kind), "biased", "biased_apart")}
+    for name, common in FITTED.items():
+        figures |= null("dijet", asked.experiments, asked.seed, name, common, statistic="fit")
+    wanted = {f"null_{name}": "0.025 to 0.08" for name in (*get_args(Kind), *BIASED, *FITTED)}
     table([(name, value, wanted.get(name, "")) for name, value in figures.items()])
     publish("hunt_null", figures)

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 CENTRES, TOGETHER, WIDTHS, FRACTIONS = 1500, 50, (0.15, 0.3, 0.5), (1e-3, 5e-3)
 #: Of these so many go on for the first steps, and the best of them for the rest.
 KEPT, FIRST, BEST, REST = 60, 10, 15, 60
-#: One that then holds fewer events per coordinate is no density; one of a larger fraction corrects the background.s bulk.
+#: One that then holds fewer events per coordinate is no density; one of a larger fraction corrects the background's bulk.
 FEWEST, MOST = 5.0, 0.15
 #: Added to every variance in every step.
 LEAST = 1e-3

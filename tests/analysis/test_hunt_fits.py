@@ -44,6 +44,8 @@ def test_masses_of_evenly_spaced_windows_are_one_even_grid():
     every = masses_of(WINDOWS).ravel()
     assert np.allclose(np.diff(every), 75.0)
     assert masses_of(WINDOWS[:1]).tolist() == [[2700.0, 2800.0, 2900.0, 3000.0]]
+    apart = masses_of([Window(2900.0, 3100.0), Window(4000.0, 4200.0)])
+    assert apart.tolist() == [[2900.0, 2950.0, 3000.0, 3050.0], [4000.0, 4050.0, 4100.0, 4150.0]]
 
 
 def test_a_signal_that_a_window_cuts_in_two_is_worth_more_to_the_fit_than_to_the_count():
