@@ -56,9 +56,9 @@ def without_bias(z: Array, signal: Array, error: Array, moved: Array, delta: Any
     The yield's error is the one that its Z tells, for that of a parabola is wrong at few events; ``error`` where yield and Z are next to
     nothing. An infinite z, a fit that failed, stays.
     """
-    told = (np.abs(z) > 0.1) & np.isfinite(z) & (signal * z > 0)
-    spread = np.where(told, signal / np.where(told, z, 1.0), np.minimum(error, 1e12))
     finite = np.where(np.isfinite(z), z, 0.0)
+    told = (np.abs(finite) > 0.1) & (signal * finite > 0)
+    spread = np.where(told, signal / np.where(told, finite, 1.0), np.minimum(error, 1e12))
     out = (finite * spread - delta * moved) / np.maximum(np.hypot(spread, size * moved), 1e-12)
     return np.where(np.isfinite(z), out, z)
 

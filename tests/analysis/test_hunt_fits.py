@@ -128,6 +128,19 @@ def test_toys_do_not_depend_on_threads_and_an_empty_spectrum_has_no_signal():
     assert np.isfinite(zs[[0, 2, 3]]).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_toys_with_hardly_an_event_after_the_cut_have_no_warning_and_no_excess():
+    """Five events in the first bin: most fits have no minimum, which counts as exceeding and is no warning."""
+    made = spectra(1)
+    given = toy_input(WINDOWS, made, scan(WINDOWS, made, ENERGY, fits=FITS)[0], ENERGY)
+    counts = throw(given, 5, 0, 20)
+    counts[:, :, 1] = 0.0
+    counts[:, :, 1, 0] = 5.0  # all in the first bin: the function falls to nothing behind it
+    toys = FittedToys(FITS)
+    zs = toys.significances(counts, given, toys.responses(given))[:, :, 1]
+    assert (np.isposinf(zs) | (zs < 1)).all()
+
+
 def test_the_global_p_value_of_background_is_uniform_with_and_without_a_bias():
     p = [run(100 + i, bias=1.0 if i % 2 else 1.1).overall for i in range(30)]
     assert stats.kstest([one.p for one in p], "uniform").pvalue > 0.01
