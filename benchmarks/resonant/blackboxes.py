@@ -3,7 +3,7 @@
     python benchmarks/resonant/blackboxes.py [--boxes 1,2,3] [--scale F] [--seed S] [--workers N]
 
 The published boxes (2101.08320) have a million events; here box 1 has 200,000, box 3 40,000, and box 2, whose shower is five times slower,
-10,000 (`EVENTS`, times F): at 90 and 20 events per second and core the three take 55 minutes of a core, and their searches 15. Signal is in proportion
+10,000 (`EVENTS`, times F): at 200 and 20 events per second and core the three take half an hour of a core, and their searches 80 minutes. Signal is in proportion
 to sqrt(N), so that S/sqrt(B) is the published one while S/B is larger. The search is R-ANODE, which is the best of the methods of run.py, with
 its settings there but for a shorter training of the signal density; local Z are those of signal fits, and windows reach from 2.8 to 6 TeV
 because nobody is told where to look. Its fit begins at 2.7 TeV, from where the dijet function describes the simulated spectrum of the

@@ -31,8 +31,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "ray_scan": ("ray_two_workers_over_one", "two_processes_over_one"),
     "gpu": ("scan_speedup_batched_gpu", "scan_gpu_s", "flow_100_epochs_"),
     "blackboxes": ("blackbox",),
-    "blackboxes_1": ("seed1_blackbox",),
-    "blackboxes_2": ("seed2_blackbox",),
 }
 #: Taken only where nothing above has the name.
 SUPPLEMENT = "resonant_methods_gpu"
