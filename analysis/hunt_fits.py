@@ -12,7 +12,6 @@ times the response are added to the yield's error (the spurious signal of the LH
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..errors import FitError
 from ..events import Window
 from .dijet import Basis, basis
 from .peaks import Gaussian, scan_masses, templates
-from .toys import BLOCK, GV_LEVEL, ToyInput, fit_arrays, measured_biases, throw
+from .toys import BLOCK, GV_LEVEL, ToyInput, fit_arrays, in_blocks, measured_biases, throw
 
 Array = NDArray[np.float64]
 #: Masses per window, from half a step below its centre.
@@ -159,13 +158,7 @@ class FittedToys:
             zs = self.significances(throw(given, seed, block, BLOCK), given, moved)
             along = zs.transpose(0, 2, 1, 3).reshape(len(zs), zs.shape[2], -1)
             before = np.concatenate([np.full((*along.shape[:2], 1), -np.inf), along[:, :, :-1]], axis=2)
-            return zs.max(axis=(1, 2, 3)), ((along > GV_LEVEL) & (before <= GV_LEVEL)).sum(axis=(1, 2))
+            up = ((along > GV_LEVEL) & (before <= GV_LEVEL)).sum(axis=(1, 2))
+            return zs.max(axis=(1, 2, 3)), up.astype(np.float64)
 
-        best, crossings = [], []
-        with ThreadPoolExecutor(threads) as pool:
-            for done, (z, up) in enumerate(pool.map(one, range(-(-toys // BLOCK))), start=1):
-                best.append(z)
-                crossings.append(up)
-                if progress is not None:
-                    progress(min(done * BLOCK, toys), toys)
-        return np.concatenate(best)[:toys], np.concatenate(crossings)[:toys].astype(np.float64)
+        return in_blocks(one, toys, threads, progress)

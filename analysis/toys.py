@@ -218,14 +218,20 @@ def toy_maxima(
 ) -> tuple[Array, Array]:
     """Largest Z of every toy (toys,), infinite where a fit failed, and its upcrossings (toys,)."""
     rest = (*fit_arrays(given), given.bias, GV_LEVEL)
-    blocks = -(-toys // BLOCK)
 
     def one(block: int) -> tuple[Array, Array]:
         return _scan_block(throw(given, seed, block, BLOCK), *rest)
 
+    return in_blocks(one, toys, threads, progress)
+
+
+def in_blocks(
+    one: Callable[[int], tuple[Array, Array]], toys: int, threads: int, progress: Any
+) -> tuple[Array, Array]:
+    """What ``one`` gives for every block of toys, together, in their order, on so many threads."""
     best, crossings = [], []
     with ThreadPoolExecutor(threads) as pool:
-        for i, (z, up) in enumerate(pool.map(one, range(blocks))):
+        for i, (z, up) in enumerate(pool.map(one, range(-(-toys // BLOCK)))):
             best.append(z)
             crossings.append(up)
             if progress is not None:

@@ -19,6 +19,8 @@ from scipy.linalg import solve_triangular
 Array = NDArray[np.float64]
 #: Events that a Gaussian is tried at, how many at a time, its widths in standardised coordinates, and its fractions.
 CENTRES, TOGETHER, WIDTHS, FRACTIONS = 1500, 50, (0.15, 0.3, 0.5), (1e-3, 5e-3)
+#: Distances held at a time.
+CELLS = 5_000_000
 #: Of these so many go on for the first steps, and the best of them for the rest.
 KEPT, FIRST, BEST, REST = 60, 10, 15, 60
 #: One that then holds fewer events per coordinate is no density; one of a larger fraction corrects the background's bulk.
@@ -80,7 +82,8 @@ def _tried(events: Known, rng: np.random.Generator) -> list[tuple[float, int, fl
     v, d = events.v, events.v.shape[1]
     chosen = rng.permutation(len(v))[:CENTRES]
     norms, found = (v**2).sum(axis=1), []
-    for rows in np.array_split(chosen, -(-len(chosen) // TOGETHER)):
+    together = max(1, min(TOGETHER, CELLS // len(v)))
+    for rows in np.array_split(chosen, -(-len(chosen) // together)):
         distance = norms[:, None] + norms[rows] - 2.0 * v @ v[rows].T
         for width in WIDTHS:
             log = -0.5 * distance / width**2 - 0.5 * d * math.log(2 * math.pi * width**2)
@@ -115,14 +118,15 @@ def _maximised(events: Known, here: Gaussian, steps: int) -> Gaussian | None:
 
 
 def _judged(data: Known, beside: Known, found: Gaussian) -> Gaussian:
-    """The same with its gain: the likelihood ratio of fractions of their own, in the data and in the control, to a common one."""
+    """The same with its gain: the likelihood ratio of fractions of their own, in the data and in the control, to a common one; negative
+    where the control has more."""
     ratios, weights = [sample.ratio(found) for sample in (data, beside)], [data.weight, beside.weight]
     common = best_fraction(np.concatenate(ratios), np.concatenate(weights))
+    own = [best_fraction(ratio, weight) for ratio, weight in zip(ratios, weights, strict=True)]
     gain = 0.0
-    for ratio, weight in zip(ratios, weights, strict=True):
-        own = best_fraction(ratio, weight)
-        gain += float((weight * (np.log1p(own * (ratio - 1.0)) - np.log1p(common * (ratio - 1.0)))).sum())
-    return Gaussian(found.mean, found.factor, found.fraction, gain)
+    for w, ratio, weight in zip(own, ratios, weights, strict=True):
+        gain += float((weight * (np.log1p(w * (ratio - 1.0)) - np.log1p(common * (ratio - 1.0)))).sum())
+    return Gaussian(found.mean, found.factor, found.fraction, gain if own[0] > own[1] else -gain)
 
 
 def find_start(data: Known, beside: Known, rng: np.random.Generator) -> Gaussian | None:
@@ -133,5 +137,6 @@ def find_start(data: Known, beside: Known, rng: np.random.Generator) -> Gaussian
     ]
     for steps, kept in ((FIRST, BEST), (REST, 1)):
         found = [f for f in (_maximised(data, one, steps) for one in here) if f is not None]
-        here = sorted((_judged(data, beside, f) for f in found), key=lambda f: -f.gain)[:kept]
+        judged = (_judged(data, beside, f) for f in found)
+        here = sorted((f for f in judged if f.gain > 0), key=lambda f: -f.gain)[:kept]
     return here[0] if here else None

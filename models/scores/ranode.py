@@ -37,7 +37,7 @@ class RAnode:
     p_B that is not known better than that hides it. ``start``: "normal" begins as the paper does, with p_S as wide as the data, where it
     answers for the tails of p_B and finds such a signal after tens of thousands of steps or never; "mixture" begins every split at
     the Gaussian of `find_start`, learnt from all of ``data`` and the reference's events nearest in mass, and w at its fraction: the
-    validation parts choose epochs, they do not judge the start.
+    validation parts choose epochs, they do not judge the start. Where nothing gains on the control it is the paper's.
 
     Against the paper: the start; p_S(x, m) = p_S(x | m) p_S(m) with a spline flow each, so that ln p_S(m) need not be estimated;
     orders of the features reversed instead of permuted at random; no batch normalisation, no dropout, no weight decay
@@ -81,6 +81,8 @@ class RAnode:
         flow_settings(self)
         if any(not 0 < w < 1 for w in self.fractions):
             raise ConfigError(f"fractions: found {self.fractions}, expected numbers between 0 and 1")
+        if self.start not in ("mixture", "normal"):
+            raise ConfigError(f"start: found {self.start!r}, expected mixture or normal")
         whole = (
             "splits",
             "mass_bins",

@@ -305,6 +305,7 @@ def test_errors_of_ranode():
     for wrong, text in (
         ({"fractions": (0.0,)}, "fractions"),
         ({"splits": 0}, "splits"),
+        ({"start": "mixed"}, "start: found 'mixed', expected mixture or normal"),
         ({"signal_best": 0}, "signal_best must be at least 1"),
         ({"signal_validation": 1.0}, "signal_validation 1.0"),
     ):

@@ -41,6 +41,14 @@ def test_what_the_density_misses_beside_the_window_too_is_no_signal():
     assert told.mean == pytest.approx([1.5, -1.0, 0.5], abs=0.2)
 
 
+def test_what_there_is_more_of_beside_the_window_is_no_signal():
+    """A defect twice as large in the control has a large likelihood ratio, too: of the wrong sign."""
+    data, control = sample(1, signal=0.006, tail=0.01), sample(2, tail=0.03)
+    found = find_start(data, control, np.random.default_rng(0))
+    assert found is not None
+    assert found.mean == pytest.approx([1.5, -1.0, 0.5], abs=0.2)
+
+
 def test_without_a_signal_it_gains_little():
     found = find_start(sample(1), sample(2), np.random.default_rng(0))
     assert found is None or found.gain < 20
