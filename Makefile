@@ -56,6 +56,7 @@ bench-resonant: $(VENV)/.dev ## the figures of the resonant search -> benchmarks
 	$(BIN)/python benchmarks/speed/bumphunter.py
 	$(BIN)/python benchmarks/speed/batched_scan.py
 	$(BIN)/python benchmarks/speed/ray_scan.py
+	$(BIN)/python benchmarks/speed/flows.py
 	$(BIN)/python benchmarks/physics/sample_check.py half
 	$(BIN)/python benchmarks/resonant/densities.py
 	$(BIN)/python benchmarks/resonant/run.py

@@ -29,6 +29,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "fits": ("fit_speedup_over_iminuit", "spectra_worse_by_1e-6", "spectra_compared"),
     "batched_scan/batched_scan_quick": ("scan_speedup_batched",),
     "ray_scan": ("ray_two_workers_over_one", "two_processes_over_one"),
+    "flows": ("flow_step_speedup_", "flow_draw_speedup_"),
     "gpu": ("scan_speedup_batched_gpu", "scan_gpu_s", "flow_100_epochs_"),
     "blackboxes": ("blackbox",),
 }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...errors import ConfigError, InputError
 from .dense import initialise
 from .flow_matching import build_velocity
+from .spline import spline
 
 
 def zuko_flow(config: Mapping[str, Any], features: int, context: int) -> Any:
@@ -30,10 +31,39 @@ def zuko_flow(config: Mapping[str, Any], features: int, context: int) -> Any:
     settings: dict[str, Any] = {"hidden_features": tuple(config["hidden"])}
     if config["kind"] == "nsf":
         bins = int(config["bins"])
-        settings["univariate"] = partial(zuko.transforms.MonotonicRQSTransform, bound=float(config["bound"]))
-        settings["shapes"] = [(bins,), (bins,), (bins - 1,)]
+        settings["univariate"] = partial(spline, bound=float(config["bound"]))
+        settings["shapes"] = [(3 * bins - 1,)]
     with torch.random.fork_rng(devices=[]):  # zuko draws first weights from the global state; ours come after
         return zuko.flows.MAF(features, context, transforms=int(config["transforms"]), **settings)
+
+
+def inverted(flow: Any, z: Any, c: Any) -> Any:
+    """v (n, d) of latent z (n, d) under conditions c (n, k), or None: the inverse of ``flow.transform(c)``.
+
+    One feature after the other, in the order they depend on each other, and of the last layer only what belongs to it: zuko solves for
+    all features in every pass.
+    """
+    import torch
+    from torch.nn.functional import linear
+    from zuko.utils import unpack
+
+    for transform in reversed(flow.transform.transforms):
+        if not hasattr(transform, "order"):  # of one feature
+            z = transform(c).inv(z)
+            continue
+        *hidden, last = transform.hyper
+        v, weight = torch.zeros_like(z), last.mask * last.weight
+        for i in torch.argsort(transform.order).tolist():
+            h = v if c is None else torch.cat([v, c], dim=-1)
+            for layer in hidden:
+                h = layer(h)
+            mine = slice(i * transform.total, (i + 1) * transform.total)
+            shape = unpack(linear(h, weight[mine], last.bias[mine]), transform.shapes)
+            v = v.index_copy(
+                -1, torch.tensor([i], device=v.device), transform.univariate(*shape).inv(z[..., i])[..., None]
+            )
+        z = v
+    return z
 
 
 def start_near_identity(network: Any, seed: int) -> Any:
@@ -71,7 +101,7 @@ def _autoregressive(config: Mapping[str, Any]) -> Any:
             return self.flow.transform(c).call_and_ladj(v)
 
         def data(self, z: Any, c: Any) -> Any:
-            return self.flow.transform(c).inv(z)
+            return inverted(self.flow, z, c)
 
         def loss(self, v: Any, c: Any) -> Any:
             z, change = self.latent(v, c)

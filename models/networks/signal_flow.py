@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .flow_modules import normal_log_prob, start_near_identity, zuko_flow
+from .flow_modules import inverted, normal_log_prob, start_near_identity, zuko_flow
 
 #: a = scale * the parameter: Adam moves every parameter by the learning rate, and a must cross several units.
 ODDS_SCALE = 10.0
@@ -57,10 +57,10 @@ def build_residual(config: Mapping[str, Any]) -> Any:
             return normal_log_prob(t) + change
 
         def draw(self, z: Any, m: Any) -> Any:
-            return self.mean + self.features.transform(m).inv(z) @ self.factor.T
+            return self.mean + inverted(self.features, z, m) @ self.factor.T
 
         def draw_mass(self, t: Any, _: Any) -> Any:
-            return self.mass.transform(None).inv(t)
+            return inverted(self.mass, t, None)
 
         def log_mixture(self) -> tuple[Any, Any]:
             return logsigmoid(ODDS_SCALE * self.odds), logsigmoid(-ODDS_SCALE * self.odds)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from .dense import build_dense, load_weights, one_thread
+from .spline import spline
 
 #: Rows the map is given at once.
 _ROWS = 4096
@@ -70,14 +71,11 @@ def build_transport(settings: TransportSettings) -> Any:
 def _layer(network: Any, settings: TransportSettings, kept: Any, condition: Any, neutral: Any) -> Any:
     """The splines of one layer: the shape the conditioner gives less the one it gives where nothing may move."""
     import torch
-    from zuko.transforms import MonotonicRQSTransform
 
     raw = network(torch.cat([kept, condition], dim=1))
     if neutral is not None:
         raw = raw - network(torch.cat([kept, neutral], dim=1))
-    k = settings.bins
-    raw = raw.reshape(len(raw), -1, 3 * k - 1)
-    return MonotonicRQSTransform(raw[..., :k], raw[..., k : 2 * k], raw[..., 2 * k :], bound=settings.bound)
+    return spline(raw.reshape(len(raw), -1, 3 * settings.bins - 1), settings.bound)
 
 
 def moved(network: Any, settings: TransportSettings, x: Any, condition: Any, neutral: Any, back: bool) -> Any:
