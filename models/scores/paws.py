@@ -156,8 +156,8 @@ class Paws(_Prior):
     the loss minimised over mu and alpha, mu, alpha; ``profile_`` (k, 2): mu and 2 (NLL - min NLL), lowest over the grid's
     theta and the fitted one, NLL the summed cross entropy: the likelihood of which events are data, given x, so that
     the reference's fluctuation counts. The fitted mu is never below 0, and where there is no signal it is that of the
-    theta where the background fluctuates most: quote `interval` and `z`, which are of one theta, beside
-    `prior_global.global_p`, which counts the trials, not "mu > 0".
+    theta where the background fluctuates most: `interval` and `z` are of one theta, `prior_global.global_p` and
+    `global_interval` count the trials.
     """
 
     paper: ClassVar[str] = "2405.08889"
@@ -254,7 +254,7 @@ class Gbi(_Prior):
     while f is trained; the likelihood is that of all data. Simplified: the background counts as known, so the
     reference's fluctuation is not in the interval: a reference as large as the data makes z too large by sqrt(2), and an
     event whose Lambda f puts far too high counts in full, where the loss of `Paws` is bounded. Give a reference of
-    several times the data, and quote `prior_global.global_p` before claiming anything.
+    several times the data, and quote `prior_global.global_p` and `global_interval`.
     """
 
     paper: ClassVar[str] = "2506.00119"

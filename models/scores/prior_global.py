@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from ...errors import ConfigError, InputError
 from ...events import Events
@@ -38,6 +39,18 @@ def global_p(fitted: Any, reference: Events, data: Events, toys: int = 1000) -> 
         [_statistic(problem, t, dealt, len(reference) / len(data)) for t in fitted.points_], axis=0
     )
     return float((1 + (largest[1:] >= largest[0]).sum()) / (toys + 1))
+
+
+def global_interval(local: tuple[float, float], p: float, level: float = 3.84) -> tuple[float, float]:
+    """The signal fractions that go with the data wherever in the grid the signal may be.
+
+    ``local``: `interval(level)` of the fitted `Paws` or `Gbi`, which is of the theta that a fluctuation may have chosen; ``p``: the data's
+    `global_p`. mu = 0 is left out only where p is at most the probability that chi2 of one degree of freedom exceeds ``level``: exact, trials
+    in theta included. Above 0 theta is the signal's own, and both are the same. Raises `ConfigError` for a p that is none.
+    """
+    if not 0 < p <= 1:
+        raise ConfigError(f"p: found {p}, expected a probability above 0, at most 1")
+    return (0.0 if p > chi2.sf(level, 1) else local[0]), local[1]
 
 
 def _statistic(

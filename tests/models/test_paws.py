@@ -12,7 +12,7 @@ from elsewhere.models.folds import CrossFit
 from elsewhere.models.networks.ratio import PriorGrid
 from elsewhere.models.scores.paws import Gbi, Paws, weak_output
 from elsewhere.models.scores.prior_fit import PriorPlan, PriorPoint, best_mixture, llr, mu_profile, search
-from elsewhere.models.scores.prior_global import global_p
+from elsewhere.models.scores.prior_global import global_interval, global_p
 from elsewhere.models.scores.prior_problem import PriorProblem, interval_of, sorted_samples
 from scipy.optimize import minimize
 from scipy.stats import kstest, spearmanr
@@ -200,6 +200,21 @@ def test_global_p_is_uniform_without_signal_and_small_with(trained):
         global_p(Paws(), data, background(100, 6))
     with pytest.raises(ConfigError, match="toys"):
         global_p(trained, data, background(100, 6), 0)
+
+
+def test_an_interval_reaches_zero_unless_the_global_p_forbids_it(trained):
+    """With signal both are the same; an excess at one theta of many is no lower end."""
+    score, data = replace(trained).fit(background(2 * N, 4), mixed(0.05, 8)), mixed(0.05, 8)
+    low, high = score.interval(3.84)
+    assert low > 0
+    assert global_interval((low, high), global_p(score, background(2 * N, 4), data, 99)) == (low, high)
+    assert global_interval((low, high), 0.06) == (0.0, high)
+    assert global_interval((low, high), 0.04) == (low, high)
+    assert global_interval((low, high), 0.3, 1.0) == (low, high)  # 0.3 is little beside 0.317
+    assert global_interval((low, high), 0.33, 1.0) == (0.0, high)
+    for p in (0.0, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match="probability"):
+            global_interval((low, high), p)
 
 
 @pytest.mark.parametrize("own", [True, False])
