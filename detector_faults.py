@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ConfigError
-from .events import Events, identity_hash
+from .events import Events, identity_uniform
 from .sections import FaultSection
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ def with_fault(events: Events, fault: FaultSection, name: str, seed: int = 0) ->
 
 def _chosen(events: Events, fault: FaultSection, seed: int) -> NDArray[np.bool_]:
     """The crossings in which a hot area fires."""
-    return (identity_hash(events.identity, seed + 1) >> np.uint64(11)) / 2.0**53 < fault.occupancy
+    return identity_uniform(events.identity, seed + 1) < fault.occupancy
 
 
 def _image(

@@ -201,6 +201,11 @@ def identity_hash(identity: NDArray[np.void], seed: int = 0) -> NDArray[np.uint6
     )
 
 
+def identity_uniform(identity: NDArray[np.void], seed: int = 0) -> NDArray[np.float64]:
+    """A number in [0, 1) of each event, shape (n,): the upper 53 bits of `identity_hash`."""
+    return (identity_hash(identity, seed) >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
 def fold_of(identity: NDArray[np.void], folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each event, 0 .. folds-1, shape (n,): a function of its identity and the seed alone."""
     return (identity_hash(identity, seed) % np.uint64(folds)).astype(np.int64)

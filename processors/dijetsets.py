@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
-from ..events import Column, FeatureSet, identity_hash, make_identity
+from ..events import Column, FeatureSet, identity_uniform, make_identity
 from .features import DIJET, Columns, Computed, Dijet, flat_parts
 
 Kind = Literal[
@@ -247,8 +247,7 @@ def identity_normal(columns: Columns, keep: NDArray[np.bool_], column: int) -> N
         ) from None
     identity = make_identity(run, lumi, event, UUID(int=0))
     # Another stream than that of folds: no seed of those is this large.
-    uniform = identity_hash(identity, (0x6E6F697365 << 20) + column) >> np.uint64(11)
-    return ndtri((uniform.astype(np.float64) + 0.5) / 2.0**53)
+    return ndtri(identity_uniform(identity, (0x6E6F697365 << 20) + column) + 2.0**-54)
 
 
 BASELINE = DijetSet()

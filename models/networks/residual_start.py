@@ -10,25 +10,25 @@ background's density is wrong is wrong beside the window as well, and gains noth
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from .residual_kernels import LARGEST_LOG, slope_in, tried_gains, weighed
+
 Array = NDArray[np.float64]
-#: Events that a Gaussian is tried at, how many at a time, its widths in standardised coordinates, and its fractions.
-CENTRES, TOGETHER, WIDTHS, FRACTIONS = 1500, 50, (0.15, 0.3, 0.5), (1e-3, 5e-3)
-#: Distances held at a time.
-CELLS = 5_000_000
+#: Events that a Gaussian is tried at, its widths in standardised coordinates, and its fractions.
+CENTRES, WIDTHS, FRACTIONS = 1500, (0.15, 0.3, 0.5), (1e-3, 5e-3)
 #: Of these so many go on for the first steps, and the best of them for the rest.
 KEPT, FIRST, BEST, REST = 60, 10, 15, 60
 #: One that then holds fewer events per coordinate is no density; one of a larger fraction corrects the background's bulk.
 FEWEST, MOST = 5.0, 0.15
 #: Added to every variance in every step.
 LEAST = 1e-3
-#: A ratio of densities is cut off here, in its logarithm.
-LARGEST = 60.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,20 @@ class Gaussian:
         scale = np.log(np.diag(self.factor)).sum() + 0.5 * len(self.mean) * math.log(2 * math.pi)
         return -0.5 * (z**2).sum(axis=0) - scale
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for `of_json`."""
+        return {
+            "mean": self.mean.tolist(),
+            "factor": self.factor.tolist(),
+            "fraction": float(self.fraction),
+            "gain": self.gain,
+        }
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Gaussian:
+        """The Gaussian whose `to_json` this is."""
+        return cls(np.array(found["mean"]), np.array(found["factor"]), found["fraction"], found["gain"])
+
 
 @dataclass(frozen=True)
 class Known:
@@ -58,39 +72,31 @@ class Known:
 
     def ratio(self, gaussian: Gaussian) -> Array:
         """Density of the Gaussian over the background's, (n,)."""
-        return np.exp(np.clip(gaussian.log_prob(self.v) - self.log_density, -LARGEST, LARGEST))
+        return np.exp(np.clip(gaussian.log_prob(self.v) - self.log_density, -LARGEST_LOG, LARGEST_LOG))
 
 
 def best_fraction(ratio: Array, weight: Array) -> float:
     """The w in [0, 1) of largest sum of weight ln(1 + w (ratio - 1)), to a part in 10^4: the likelihood is concave in w."""
     excess = ratio - 1.0
 
-    def slope(w: float) -> float:
-        return float((weight * excess / (1.0 + w * excess)).sum())
-
-    if slope(0.0) <= 0:
+    if slope_in(0.0, excess, weight) <= 0:
         return 0.0
     low, high = 0.0, 1.0 - 1e-9
     while high - low > 1e-4 * high:
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+        low, high = (middle, high) if slope_in(middle, excess, weight) > 0 else (low, middle)
     return low
 
 
 def _tried(events: Known, rng: np.random.Generator) -> list[tuple[float, int, float]]:
     """(gain, row, width) of the best Gaussians around single events, two widths apart, each without the event it lies on."""
-    v, d = events.v, events.v.shape[1]
-    chosen = rng.permutation(len(v))[:CENTRES]
-    norms, found = (v**2).sum(axis=1), []
-    together = max(1, min(TOGETHER, CELLS // len(v)))
-    for rows in np.array_split(chosen, -(-len(chosen) // together)):
-        distance = norms[:, None] + norms[rows] - 2.0 * v @ v[rows].T
-        for width in WIDTHS:
-            log = -0.5 * distance / width**2 - 0.5 * d * math.log(2 * math.pi * width**2)
-            excess = np.exp(np.clip(log - events.log_density[:, None], -LARGEST, LARGEST)) - 1.0
-            excess[rows, np.arange(len(rows))] = 0.0
-            gains = [(events.weight[:, None] * np.log1p(w * excess)).sum(axis=0) for w in FRACTIONS]
-            found += zip(np.max(gains, axis=0).tolist(), rows.tolist(), [width] * len(rows), strict=True)
+    v, chosen = events.v, rng.permutation(len(events.v))[:CENTRES]
+    gains = tried_gains(v, events.log_density, events.weight, chosen, np.array(WIDTHS), np.array(FRACTIONS))
+    found = [
+        (float(gains[k, a]), int(row), width)
+        for a, width in enumerate(WIDTHS)
+        for k, row in enumerate(chosen)
+    ]
     kept: list[tuple[float, int, float]] = []
     for one in sorted(found, key=lambda f: -f[0]):
         if all(np.sum((v[one[1]] - v[row]) ** 2) > (2 * width) ** 2 for _, row, width in kept):
@@ -102,19 +108,17 @@ def _tried(events: Known, rng: np.random.Generator) -> list[tuple[float, int, fl
 
 def _maximised(events: Known, here: Gaussian, steps: int) -> Gaussian | None:
     """Expectation maximisation from one start; None where it ends with hardly any event or with many."""
-    v, weight = events.v, events.weight
-    d = v.shape[1]
+    d, every = events.v.shape[1], float(events.weight.sum())
     for _ in range(steps):
-        odds = here.fraction * events.ratio(here)
-        share = weight * odds / (odds + 1.0 - here.fraction)
-        total = share.sum()
+        total, first, second = weighed(
+            events.v, events.log_density, events.weight, here.mean, here.factor, here.fraction
+        )
         if not total > 1e-3:
             return None
-        mean = share @ v / total
-        moved = v - mean
-        covariance = (moved * share[:, None]).T @ moved / total + LEAST * np.eye(d)
-        here = Gaussian(mean, np.linalg.cholesky(covariance), min(total / weight.sum(), 0.5), 0.0)
-    return here if FEWEST * (d + 1) < here.fraction * weight.sum() < MOST * weight.sum() else None
+        moved = first / total
+        covariance = second / total - np.outer(moved, moved) + LEAST * np.eye(d)
+        here = Gaussian(here.mean + moved, np.linalg.cholesky(covariance), min(total / every, 0.5), 0.0)
+    return here if FEWEST * (d + 1) < here.fraction * every < MOST * every else None
 
 
 def _judged(data: Known, beside: Known, found: Gaussian) -> Gaussian:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, FeatureError
-from ...events import Events, identity_hash
+from ...events import Events, identity_uniform
 
 #: Salt of the identity's hash: not that of folds, trainings or noise.
 _SALT = 8000
@@ -50,7 +50,7 @@ class UnroundedMasses:
         at, above = names.index(self.mass), names.index(self.difference)
         light = events.x[:, at].astype(np.float64)
         first, second = (
-            self._moved(m, identity_hash(events.identity, _SALT + k))
+            self._moved(m, identity_uniform(events.identity, _SALT + k))
             for k, m in enumerate((light, light + events.x[:, above]))
         )
         x = events.x.copy(order="K")
@@ -59,8 +59,8 @@ class UnroundedMasses:
             events, x=x, features=replace(events.features, name=f"{events.features.name}/unrounded")
         )
 
-    def _moved(self, mass: NDArray[np.float64], hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
+    def _moved(self, mass: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.float64]:
         """Masses (n,) moved by up to half a step of their ``bits``, up or down."""
         _, exponent = np.frexp(mass)  # mass = fraction * 2^exponent with fraction from 0.5 to 1
         step = np.where(mass != 0, np.ldexp(1.0, exponent - 1 - self.bits), 0.0)
-        return mass + step * ((hashes >> np.uint64(11)).astype(np.float64) / 2.0**53 - 0.5)
+        return mass + step * (uniform - 0.5)

@@ -14,7 +14,7 @@ from ..densities import check_density, check_known, fit_flow, flow_settings, in_
 from ..nesting import restore_under, state_under
 from ..networks.flows import ConditionalFlow, Kind
 from ..networks.residual import MassFrame, SignalDensity, SignalSettings
-from ..networks.residual_start import Known, find_start
+from ..networks.residual_start import Gaussian, Known, find_start
 from ..training_task import Schedule
 
 #: ln p is cut off here on both sides, so that every score is finite.
@@ -37,7 +37,8 @@ class RAnode:
     p_B that is not known better than that hides it. ``start``: "normal" begins as the paper does, with p_S as wide as the data, where it
     answers for the tails of p_B and finds such a signal after tens of thousands of steps or never; "mixture" begins every split at
     the Gaussian of `find_start`, learnt from all of ``data`` and the reference's events nearest in mass, and w at its fraction: the
-    validation parts choose epochs, they do not judge the start. Where nothing gains on the control it is the paper's.
+    validation parts choose epochs, they do not judge the start. ``start_`` is that Gaussian, None where nothing gains on the control:
+    then the start is the paper's.
 
     Against the paper: the start; p_S(x, m) = p_S(x | m) p_S(m) with a spline flow each, so that ln p_S(m) need not be estimated;
     orders of the features reversed instead of permuted at random; no batch normalisation, no dropout, no weight decay
@@ -76,6 +77,7 @@ class RAnode:
     signal_: SignalDensity | None = field(default=None, repr=False, compare=False)
     fraction_: float = field(default=0.0, repr=False, compare=False)
     scan_: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
+    start_: Gaussian | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         flow_settings(self)
@@ -147,6 +149,7 @@ class RAnode:
             w: SignalDensity(settings, frame, inside.v.shape[1], self.seed) for w in self.fractions or (None,)
         }
         start = None if beside is None else find_start(inside, beside, np.random.default_rng(self.seed))
+        self.start_ = start
         for split in range(self.splits):
             seed = int(np.random.SeedSequence([self.seed, split]).generate_state(1)[0])
             held = identity_hash(data.identity, seed) / 2.0**64 < self.signal_validation
@@ -183,6 +186,7 @@ class RAnode:
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, str]]:
         """Both densities, the fraction and its scan."""
         info: dict[str, Any] = {"fraction": self.fraction_, "scan": list(map(list, self.scan_.items()))}
+        info["start"] = None if self.start_ is None else self.start_.to_json()
         if self.background_ is None or self.signal_ is None:
             return info | {"densities": None}, {}, {}
         b, s = state_under("background", self.background_), state_under("signal", self.signal_)
@@ -191,6 +195,8 @@ class RAnode:
     def restore(self, info: dict[str, Any], arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Self:
         """Take back what `state` gave."""
         self.fraction_, self.scan_ = float(info["fraction"]), {float(w): float(v) for w, v in info["scan"]}
+        start = info.get("start")  # models of before have none
+        self.start_ = None if start is None else Gaussian.of_json(start)
         if info["densities"] is not None:
             background, signal = info["densities"]
             self.background_ = restore_under("background", ConditionalFlow, background, arrays, texts)

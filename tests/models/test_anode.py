@@ -162,6 +162,12 @@ def test_ranode_begins_at_the_mixtures_start():
         drawn[start] = x - mean(m)
         assert ("mean" in model.signal_.members_[0]) == (start == "mixture")  # pyright: ignore[reportOptionalMemberAccess]
         assert start == "normal" or model.fraction_ == pytest.approx(0.03, rel=0.2)
+        again = RAnode(**FLOW, **still, start=start).restore(*model.state())
+        if model.start_ is None or again.start_ is None:
+            assert start == "normal"
+        else:
+            assert again.start_.mean.tolist() == model.start_.mean.tolist()
+            assert again.start_.log_prob(x) == pytest.approx(model.start_.log_prob(x))
     assert np.median(drawn["mixture"], axis=0) == pytest.approx(SIGNAL, abs=0.15)
     assert (drawn["mixture"].std(axis=0) < 0.5).all()
     assert (drawn["normal"].std(axis=0) > 0.8).all()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from elsewhere.models.networks.residual_kernels import slope_in, tried_gains, weighed
 from elsewhere.models.networks.residual_start import Gaussian, Known, best_fraction, find_start
 from scipy import stats
 
@@ -19,6 +20,26 @@ def sample(seed, n=15_000, signal=0.0, tail=0.0):
     v = np.concatenate([BACKGROUND.rvs(n, random_state=rng), *v])
     v = v[rng.permutation(len(v))]
     return Known(v, BACKGROUND.logpdf(v), np.ones(len(v)))
+
+
+def test_kernels_are_their_formulas():
+    data, rng = sample(4, 400, signal=0.05), np.random.default_rng(1)
+    weight, width, w = rng.uniform(0.5, 2, len(data.v)), 0.3, np.array([1e-3, 5e-3])
+    at = stats.multivariate_normal(data.v[7], width**2 * np.eye(3))
+    excess = np.exp(at.logpdf(data.v) - data.log_density) - 1
+    excess[7] = 0
+    wanted = (weight[:, None] * np.log1p(excess[:, None] * w)).sum(axis=0).max()
+    gains = tried_gains(data.v, data.log_density, weight, np.array([3, 7]), np.array([0.1, width]), w)
+    assert gains[1, 1] == pytest.approx(wanted, abs=1e-6)
+    assert slope_in(0.02, excess, weight) == pytest.approx((weight * excess / (1 + 0.02 * excess)).sum())
+    odds = 0.05 / 0.95 * np.exp(SIGNAL.logpdf(data.v) - data.log_density)
+    share, moved = weight * odds / (1 + odds), data.v - SIGNAL.mean
+    total, first, second = weighed(
+        data.v, data.log_density, weight, SIGNAL.mean, np.linalg.cholesky(SIGNAL.cov), 0.05
+    )
+    assert total == pytest.approx(share.sum(), rel=1e-6)
+    assert first == pytest.approx(share @ moved, rel=1e-5)
+    assert second == pytest.approx((moved * share[:, None]).T @ moved, rel=1e-5)
 
 
 def test_it_is_at_the_signal_with_its_width_and_its_fraction():
