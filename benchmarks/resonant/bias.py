@@ -28,6 +28,7 @@ from elsewhere.models.references.comparable import comparable
 from elsewhere.workspace import read_json, write_json
 from methods import REFERENCES, trees
 from problem import SET, WINDOW, Problem, identity_of
+from settings import SETTINGS, TREES
 
 CUTS = (1e-2, 1e-3)
 #: In the order of their cost.
@@ -56,22 +57,23 @@ def one(name: str, trial: int) -> dict[str, Any]:
     return {f"{cut:g}": asdict(_counts(problem, cut, learnt, held)) for cut in CUTS}
 
 
-def place() -> Path:
-    """Where trainings are kept; another set of events or other code of the benchmark is another place."""
+def path_of(name: str, trial: int) -> Path:
+    """Where a training is kept; other events, other code of the benchmark or other settings of the method are another place."""
     here = Path(__file__).parent
-    text = "".join(code_of(here / name) for name in ("problem.py", "methods.py", "settings.py", "bias.py"))
-    key = hashlib.sha256((text + identity_of(SET)).encode()).hexdigest()[:12]
-    return CACHE / "resonant" / f"bias-{key}"
+    text = "".join(code_of(here / part) for part in ("problem.py", "methods.py", "bias.py"))
+    text += repr((SETTINGS[name.removesuffix("_dr")], TREES)) + identity_of(SET)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return CACHE / "resonant" / "bias" / f"{name}-{trial}-{key}.json"
 
 
 def run(names: list[str], trials: int, minutes: float) -> dict[str, list[dict[str, Any]]]:
     """Train what is missing until the time is over; everything that is there."""
-    end, folder, found = time.monotonic() + 60 * minutes, place(), {}
-    folder.mkdir(parents=True, exist_ok=True)
+    end, found = time.monotonic() + 60 * minutes, {}
     for trial in range(trials):
         for name in names:
-            path = folder / f"{name}-{trial}.json"
+            path = path_of(name, trial)
             if not path.exists() and time.monotonic() < end:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 started = time.process_time()
                 write_json(path, one(name, trial))
                 shown = {c: round(Passing(**v).delta, 3) for c, v in read_json(path).items()}
