@@ -32,6 +32,7 @@ from elsewhere.events import Events
 from elsewhere.models.arrays import read_arrays, write_arrays
 from elsewhere.models.networks import ratio
 from elsewhere.models.networks.ratio import PriorGrid
+from elsewhere.models.references.outside import Outside
 from elsewhere.models.scores import (
     mixture_density,
     paws,
@@ -45,8 +46,20 @@ from elsewhere.models.scores import (
 from elsewhere.samples.resonant import Part, parts_of
 from elsewhere.workspace import atomic, read_json, write_json
 from features import missing, read_part
-from methods import outside, supervised, trees
-from problem import S_OVER_B, SEED, SET, SHIFT, WIDER, Problem, heavy_first, identity_of, in_window, noise
+from methods import supervised, trees
+from problem import (
+    S_OVER_B,
+    SEED,
+    SET,
+    SHIFT,
+    WIDER,
+    WINDOW,
+    Problem,
+    heavy_first,
+    identity_of,
+    in_window,
+    noise,
+)
 
 FOLDER = CACHE / "resonant" / "priors"
 #: Masses of the hidden signal's daughters, heavier first, GeV.
@@ -169,7 +182,8 @@ def quak_figures(problem: Problem) -> dict[str, Any]:
 
 def tag_figures(problem: Problem) -> dict[str, Any]:
     """Tag N' Train on the two jets, taught by the events beside the window and in it; its first taggers alone."""
-    fitted = outside(problem, tag_n_train.TagNTrain(objects=("_h1", "_h2"), seed=problem.seed))
+    beside = Outside().fit(problem.data, WINDOW).sample(None, np.random.default_rng([problem.trial, 3]))
+    fitted = tag_n_train.TagNTrain(objects=("_h1", "_h2"), seed=problem.seed).fit(beside, problem.inside)
     background, signal = (fitted.object_scores(e, of="taggers").prod(axis=1) for e in problem.test)
     return {"max_sic": measured(problem, fitted), "max_sic_taggers": sic(roc(signal, background)).best}
 

@@ -72,9 +72,10 @@ class Trained:
 def train_batched(members: Sequence[Member], settings: BatchSettings, threads: int = 1) -> list[Trained]:
     """Train every member, in the order given; ``threads`` changes the time only.
 
-    On a GPU (`models.device`) all members are one group. Raises `FitError` when the loss of a member stops being finite.
+    On a GPU (`models.device`) all members are one group, unless the learning rate is each one's own (``halve_after``): those stay on
+    the processor. Raises `FitError` when the loss of a member stops being finite.
     """
-    if chosen() == "cuda":
+    if chosen() == "cuda" and settings.halve_after is None:
         from .batched_gpu import train_on_gpu
 
         return train_on_gpu(members, settings)
@@ -105,6 +106,15 @@ class History:
         """Whether the last ``patience`` epochs brought nothing."""
         return patience is not None and len(self.held) - self.kept[0][1] >= patience
 
+    def halvings(self, after: int | None) -> int:
+        """How often ``after`` epochs in a row brought nothing."""
+        best, since, times = float("inf"), 0, 0
+        for loss in self.held if after is not None else ():
+            best, since = (loss, 0) if loss < best else (best, since + 1)
+            if since == after:
+                since, times = 0, times + 1
+        return times
+
     def result(self) -> Trained:
         """What is handed out."""
         states = np.stack([s for _, _, s in self.kept])
@@ -120,7 +130,8 @@ def _trained(member: Member, name: int, settings: BatchSettings) -> Trained:
     )
     for epoch in range(settings.epochs):
         order = np.random.default_rng([member.seed, epoch]).permutation(len(member.rows))
-        loss, held_loss = network.epoch(sample, order), network.loss(held)
+        rate = settings.learning_rate * 0.5 ** history.halvings(settings.halve_after)
+        loss, held_loss = network.epoch(sample, order, rate), network.loss(held)
         if not (np.isfinite(loss) and np.isfinite(held_loss)):
             raise FitError(
                 f"the loss of member {name} is {loss} in training and {held_loss} in validation in epoch {epoch + 1}; "

@@ -289,13 +289,19 @@ class Network:
         """The parameters, (parameters,)."""
         return self.state[0, 0]
 
-    def epoch(self, sample: tuple[Floats, Floats, Floats], order: NDArray[np.int64]) -> float:
+    def epoch(self, sample: tuple[Floats, Floats, Floats], order: NDArray[np.int64], rate: float) -> float:
         """Learn from the events ``order`` of ``sample`` (x, y, weight), batch after batch; the weighted mean loss."""
-        settings = self.settings
         return run_epoch(
-            self.state, self.steps, self.layers, self.offsets, sample, order, settings.batch, settings.learning_rate,
+            self.state,
+            self.steps,
+            self.layers,
+            self.offsets,
+            sample,
+            order,
+            self.settings.batch,
+            rate,
             self.room,
-        )  # fmt: skip
+        )
 
     def loss(self, sample: tuple[Floats, Floats, Floats]) -> float:
         """Weighted mean cross entropy of ``sample``."""

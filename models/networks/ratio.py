@@ -18,6 +18,8 @@ from .stacked import BatchSettings, restack, standardised, unstack
 
 #: Added to 1 - f in the ratio f / (1 - f) (2405.08889): no event may count as more than 1e5.
 GUARD = 1e-5
+#: Epochs without progress after which the learning rate halves.
+HALVE_AFTER = 5
 _ROWS = 16_384
 
 
@@ -161,7 +163,7 @@ def train_ratio(
 
     Both classes weigh the same, so the classes are balanced at each theta and the paper's kappa(theta), the ratio of
     the two priors, is 1. A hash of the identity puts ``validation`` of the events aside; the epoch of lowest validation
-    loss is kept. Simplified: the paper also halves the learning rate after 5 epochs without progress.
+    loss is kept. The learning rate halves after `HALVE_AFTER` epochs without progress, as in the public code.
     """
     signal = grid.signal
     rng = np.random.default_rng([seed % 2**64, 1])
@@ -196,7 +198,7 @@ def train_ratio(
     spread = np.sqrt(np.average((x[parts[0]] - mean) ** 2, axis=0, weights=parts[1]))
     width = np.where(np.ptp(x[parts[0]], axis=0) > 0, spread, 1.0)
     sizes = (x.shape[1], *hidden, 1)
-    settings = BatchSettings(sizes, epochs, batch, learning_rate, 1, patience)
+    settings = BatchSettings(sizes, epochs, batch, learning_rate, 1, patience, HALVE_AFTER)
     member = Member(x, y, parts[0], parts[1], parts[2], parts[3], mean, width, seed % 2**63)
     found = train_batched([member], settings)[0]
     if not np.isfinite(found.states).all():

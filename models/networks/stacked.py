@@ -35,7 +35,8 @@ class BatchSettings:
     """What all members share. ``sizes``: widths from input to the one output, ReLU between the layers.
 
     ``best``: how many epochs of lowest validation loss are kept. ``patience``: a member stops after so many epochs
-    without a lower validation loss (None: never).
+    without a lower validation loss (None: never). ``halve_after``: the learning rate halves after so many, counted anew
+    each time (None: it is constant).
     """
 
     sizes: tuple[int, ...]
@@ -44,6 +45,7 @@ class BatchSettings:
     learning_rate: float = 1e-3
     best: int = 1
     patience: int | None = None
+    halve_after: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1 or self.sizes[-1] != 1:
@@ -55,6 +57,8 @@ class BatchSettings:
             raise ConfigError(f"learning_rate: found {self.learning_rate}, expected a number above 0")
         if self.patience is not None and self.patience < self.best:
             raise ConfigError(f"patience: found {self.patience}, expected at least best = {self.best}")
+        if self.halve_after is not None and self.halve_after < 1:
+            raise ConfigError(f"halve_after: found {self.halve_after}, expected at least 1")
 
     @cached_property
     def layers(self) -> list[tuple[int, int]]:

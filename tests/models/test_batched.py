@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from elsewhere.errors import ConfigError, FitError, InputError
 from elsewhere.models.jobs import FitJob, FitsMany, fit_jobs
-from elsewhere.models.networks.batched import Member, train_batched
+from elsewhere.models.networks.batched import History, Member, train_batched
 from elsewhere.models.networks.dense import build_dense, evaluate, load_weights
 from elsewhere.models.networks.stacked import BatchSettings, evaluate_stack, restack, unstack
 from elsewhere.models.scores.network_ensemble import NetworkEnsemble, ScanJob, fit_many, members_of
@@ -100,6 +100,23 @@ def test_patience_ends_a_member_and_only_that(crowd):
         assert n == 40 or n == int(np.argmin(b.validation_loss)) + 1 + 4
 
 
+def test_the_learning_rate_halves_where_nothing_comes_of_it(sample):
+    """Up to the first halving nothing changes; after it every step is half as long, so the losses lie closer."""
+    settings = BatchSettings((4, 16, 1), 60, 64, learning_rate=0.05)
+    plain, halved = (
+        train_batched([member(sample, 1)], replace(settings, halve_after=n))[0] for n in (None, 3)
+    )
+    losses = np.array(halved.validation_loss)
+    first = next(k for k in range(3, 60) if losses[: k + 1].argmin() == k - 3)
+    assert 3 <= first < 40
+    assert plain.validation_loss[: first + 1] == halved.validation_loss[: first + 1]
+    assert plain.validation_loss[first + 1] != halved.validation_loss[first + 1]
+    assert losses[-10:].std() < 0.2 * np.std(plain.validation_loss[-10:])
+    assert losses[-10:].mean() < np.mean(plain.validation_loss[-10:])
+    history = History(held=[5.0, 4.0, 6.0, 5.0, 3.0, 4.0, 4.0, 4.0, 4.0, 2.0])
+    assert [history.halvings(n) for n in (1, 2, 3, 4, 5, None)] == [6, 3, 1, 1, 0, 0]
+
+
 def test_a_batch_without_weight_is_no_step(sample):
     """Adam would go on by its momentum."""
     one = member(sample, 1, 64)
@@ -135,6 +152,7 @@ def test_impossible_settings_and_members_are_refused(sample):
         {"epochs": 0},
         {"learning_rate": 0.0},
         {"patience": 0},
+        {"halve_after": 0},
     ):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             replace(BatchSettings((4, 8, 1), 1, 10), **bad)
