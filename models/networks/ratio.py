@@ -158,8 +158,12 @@ def train_ratio(
     patience: int,
     validation: float,
     seed: int,
+    theta_draws: int = 1,
 ) -> RatioNetwork:
     """f(x; theta) of ``grid`` against ``background``, whose events get a theta drawn from the signal's (2405.08889).
+
+    With one theta per event, as published, a place of the grid has few background events of its own; with ``theta_draws`` of them
+    every event is used so many times, and what is learnt is the same with less noise.
 
     Both classes weigh the same, so the classes are balanced at each theta and the paper's kappa(theta), the ratio of
     the two priors, is 1. A hash of the identity puts ``validation`` of the events aside; the epoch of lowest validation
@@ -171,7 +175,8 @@ def train_ratio(
     order_b = np.argsort(identity_hash(background.identity, seed), kind="stable")
     order_s = np.lexsort((*grid.theta.T, identity_hash(signal.identity, seed)))
     theta_s, weight_s = grid.theta[order_s], signal.weight[order_s]
-    drawn = theta_s[rng.choice(len(signal), len(background), p=weight_s / weight_s.sum())]
+    order_b = np.tile(order_b, theta_draws)
+    drawn = theta_s[rng.choice(len(signal), len(order_b), p=weight_s / weight_s.sum())]
     x = np.concatenate(
         [
             np.column_stack([signal.x[order_s], theta_s]),

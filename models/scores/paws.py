@@ -55,6 +55,7 @@ class _Prior:
     patience: int = 10
     batch: int = 1024
     learning_rate: float = 1e-3
+    theta_draws: int = 1
     calibration: int = 20_000
     starts: int = 10
     fit_epochs: int = 200
@@ -79,6 +80,8 @@ class _Prior:
                 f"found validation {self.validation}, calibration {self.calibration}; expected a fraction between 0 "
                 "and 1, and at least 1 event"
             )
+        if self.theta_draws < 1:
+            raise ConfigError(f"theta_draws: found {self.theta_draws}, expected at least 1")
         self._plan()
 
     @property
@@ -141,7 +144,8 @@ class Paws(_Prior):
     """Weak supervision with few parameters: theta, mu, and alpha with two topologies (2405.08889).
 
     ``grids`` (one, or two topologies with the same parameters) hold simulated signals and background. First f(x; theta)
-    is trained on each grid, see `networks.ratio.train_ratio`; `pretrain` does it ahead, for the folds of a `CrossFit`
+    is trained on each grid, every background event with ``theta_draws`` thetas (published: 1), see
+    `networks.ratio.train_ratio`; `pretrain` does it ahead, for the folds of a `CrossFit`
     to share. Then data against reference fix theta, mu = S / (S + B) and alpha by the cross entropy of LLR / (LLR + r),
     LLR = 1 + mu (Lambda(x, theta) - 1): Adam from random starts, stopped by the loss on the ``validation`` part, and the
     mirror image in two parameters of the best. Beyond the paper: a start at the lowest point of the landscape over the

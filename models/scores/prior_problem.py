@@ -214,7 +214,16 @@ def pretrained(settings: Any, grid: PriorGrid, background: Events, k: int) -> Ra
     grid.signal.features.require_same(background.features, "the signal grid", "its background")
     s = settings
     return train_ratio(
-        grid, background, s.hidden, s.epochs, s.batch, s.learning_rate, s.patience, s.validation, s.seed + k
+        grid,
+        background,
+        s.hidden,
+        s.epochs,
+        s.batch,
+        s.learning_rate,
+        s.patience,
+        s.validation,
+        s.seed + k,
+        s.theta_draws,
     )
 
 

@@ -106,6 +106,19 @@ def test_the_classifier_learns_the_ratio_at_every_theta(trained):
     assert trained.points_.shape == (25, 2)
 
 
+def test_more_thetas_of_a_background_event_teach_the_same_ratio_with_less_noise():
+    """Of few events the ratio is learnt better when each stands at several places of the grid."""
+    grid, x, off = replace(grid_of(3000), background=background(1500, 2)), mixed(0.3, 11, 4000).x, {}
+    for draws in (1, 8):
+        network = Paws(grids=(grid,), **SMALL, theta_draws=draws).pretrain().networks_[0]
+        off[draws] = np.mean(
+            [np.abs(np.log(network.ratios(x, t) / exact(x, t))).mean() for t in (TRUTH, np.array([2.0, 1.0]))]
+        )
+    assert off[8] < 0.8 * off[1]
+    with pytest.raises(ConfigError, match="theta_draws: found 0"):
+        Paws(theta_draws=0)
+
+
 def test_lambda_is_normalised_at_every_theta(trained):
     """E_B[Lambda] = 1: on the fit's own background exactly, on another within the spread of Lambda (10 % here)."""
     x, y, weight, held = sorted_samples(background(2 * N, 4), mixed(0.03, 5), 0, 0.3)
