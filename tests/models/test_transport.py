@@ -23,6 +23,7 @@ from elsewhere.models.references.closure import closure, weighted_auc
 from elsewhere.models.references.copies import copy_identity, effective_size, ordered, pick
 from elsewhere.models.references.spectrum import SidebandSpectrum
 from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp
 
 WINDOW = Window(3400.0, 3600.0)
 
@@ -71,6 +72,51 @@ def test_sinkhorn_gradient_is_that_of_the_squared_distance():
     sinkhorn_divergence(x, x.detach() + shift, 0.3, polish=100).backward()
     assert x.grad is not None
     assert torch.allclose(60 * x.grad, (-2.0 * shift).expand(60, 3), atol=2e-3)
+
+
+def by_formula(x, y, a, b, temperatures):
+    """The divergence with NumPy alone; the potentials of a problem come from the other's old ones."""
+    pairs = [(x, y, b, 1), (y, x, a, 0), (x, x, a, 2), (y, y, b, 3)]
+    potentials = [np.zeros(len(near)) for near, *_ in pairs]
+
+    def softmin(eps, k):
+        near, far, weight, other = pairs[k]
+        cost = ((near[:, None] - far[None]) ** 2).sum(axis=2)
+        return -eps * logsumexp(
+            (potentials[other] - cost) / eps, axis=1, b=np.broadcast_to(weight, cost.shape)
+        )
+
+    for eps in temperatures:
+        potentials = [0.5 * (old + softmin(eps, k)) for k, old in enumerate(potentials)]
+    f, g, p, q = (softmin(temperatures[-1], k) for k in range(4))
+    return a @ (f - p) + b @ (g - q)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_sinkhorn_is_its_formula(precision, tolerance):
+    x, y = cloud(37, 7).to(precision), (cloud(21, 8) + 0.2).to(precision)
+    a = np.random.default_rng(1).uniform(0.5, 1.5, 37)
+    a[4] = 0.0
+    reach = np.linalg.norm(np.ptp(torch.cat([x, y]).double().numpy(), axis=0))
+    lengths = [reach * 0.5**k for k in range(12)]
+    temperatures = [c**2 for c in lengths if c > 0.05] + 3 * [0.05**2]
+    wanted = by_formula(
+        x.double().numpy(), y.double().numpy(), a / a.sum(), np.full(21, 1 / 21), temperatures
+    )
+    found = sinkhorn_divergence(x, y, 0.05, 0.5, a=torch.tensor(a))
+    assert found.dtype == precision
+    assert float(found) == pytest.approx(wanted, rel=tolerance)
+
+
+def test_sinkhorn_gradient_is_that_of_finite_differences():
+    x, y = cloud(6, 7).requires_grad_(), (cloud(5, 8) + 0.2).requires_grad_()
+    a = torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 3.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda u, v: sinkhorn_divergence(u, v, 0.3, 0.5, a=a, polish=400), (x, y), atol=1e-6
+    )
+    value = sinkhorn_divergence(x, y)
+    with pytest.raises(RuntimeError, match="twice"):
+        torch.autograd.grad(value, x, create_graph=True)
 
 
 def shaken(condition, seed=0, d=4):
