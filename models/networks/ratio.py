@@ -148,6 +148,32 @@ class RatioNetwork:
         return cls(sizes, state, arrays["mean"], arrays["width"], losses, info["parameters"])
 
 
+def _both_classes(
+    grid: PriorGrid, background: Events, seed: int, theta_draws: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], NDArray[np.uint64]]:
+    """Columns with theta behind them (n, d + p), labels, weights and hashes of identity (n,), in an order that those decide."""
+    signal = grid.signal
+    rng = np.random.default_rng([seed % 2**64, 1])
+    # In the order of identity, so that the order of the rows changes nothing.
+    order_b = np.argsort(identity_hash(background.identity, seed), kind="stable")
+    order_s = np.lexsort((*grid.theta.T, identity_hash(signal.identity, seed)))
+    theta_s, weight_s = grid.theta[order_s], signal.weight[order_s]
+    order_b = np.tile(order_b, theta_draws)
+    drawn = theta_s[rng.choice(len(signal), len(order_b), p=weight_s / weight_s.sum())]
+    x = np.concatenate(
+        [
+            np.column_stack([signal.x[order_s], theta_s]),
+            np.column_stack([background.x[order_b], drawn]),
+        ]
+    ).astype(np.float32)
+    y = (np.arange(len(x)) < len(signal)).astype(np.float64)
+    weight = np.concatenate([weight_s, background.weight[order_b]]).astype(np.float64)
+    hashes = np.concatenate(
+        [identity_hash(signal.identity, seed)[order_s], identity_hash(background.identity, seed)[order_b]]
+    )
+    return x, y, weight, hashes
+
+
 def train_ratio(
     grid: PriorGrid,
     background: Events,
@@ -169,25 +195,7 @@ def train_ratio(
     the two priors, is 1. A hash of the identity puts ``validation`` of the events aside; the epoch of lowest validation
     loss is kept. The learning rate halves after `HALVE_AFTER` epochs without progress, as in the public code.
     """
-    signal = grid.signal
-    rng = np.random.default_rng([seed % 2**64, 1])
-    # In the order of identity, so that the order of the rows changes nothing.
-    order_b = np.argsort(identity_hash(background.identity, seed), kind="stable")
-    order_s = np.lexsort((*grid.theta.T, identity_hash(signal.identity, seed)))
-    theta_s, weight_s = grid.theta[order_s], signal.weight[order_s]
-    order_b = np.tile(order_b, theta_draws)
-    drawn = theta_s[rng.choice(len(signal), len(order_b), p=weight_s / weight_s.sum())]
-    x = np.concatenate(
-        [
-            np.column_stack([signal.x[order_s], theta_s]),
-            np.column_stack([background.x[order_b], drawn]),
-        ]
-    ).astype(np.float32)
-    y = (np.arange(len(x)) < len(signal)).astype(np.float64)
-    weight = np.concatenate([weight_s, background.weight[order_b]]).astype(np.float64)
-    hashes = np.concatenate(
-        [identity_hash(signal.identity, seed)[order_s], identity_hash(background.identity, seed)[order_b]]
-    )
+    x, y, weight, hashes = _both_classes(grid, background, seed, theta_draws)
     held = hashes / 2.0**64 < validation
     parts = []
     for mine in (~held, held):
