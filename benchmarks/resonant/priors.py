@@ -264,6 +264,11 @@ def ratios(found: Found) -> dict[str, Any]:
             value = median(found, (name, variant, s), what)
             if value:
                 out[f"r_{name}{what.removeprefix('max_sic')}{suffix}"] = value / ceiling
+    noisy, tagged = (
+        median(found, (*key, S_OVER_B)) for key in (("supervised", "paws_noise"), ("tnt", "paws"))
+    )
+    if noisy and tagged:  # it reads the columns of the jets, and noise is no jet's
+        out["r_tnt_noise"] = tagged / noisy
     return out
 
 
