@@ -21,7 +21,7 @@ def tried_gains(v: Any, log_density: Any, weight: Any, rows: Any, widths: Any, f
     without its own event.
     """
     n, d = v.shape
-    without = np.log1p(-fractions)
+    without, every = np.log1p(-fractions), weight.sum()
     curvature, scale = 0.5 / widths**2, 0.5 * d * np.log(2 * math.pi * widths**2)
     gains = np.empty((len(rows), len(widths)))
     sums = np.empty((len(widths), len(fractions)))
@@ -38,7 +38,7 @@ def tried_gains(v: Any, log_density: Any, weight: Any, rows: Any, widths: Any, f
                     for b, w in enumerate(fractions):
                         sums[a, b] += weight[i] * (math.log1p(w * excess) - without[b])
         for a in range(len(widths)):
-            gains[k, a] = (sums[a] + (weight.sum() - weight[row]) * without).max()
+            gains[k, a] = (sums[a] + (every - weight[row]) * without).max()
     return gains
 
 

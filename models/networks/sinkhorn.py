@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import FitError
 from .sinkhorn_kernels import slopes, solved
 
 
@@ -36,6 +37,10 @@ def _divergence() -> Any:
             p, q, a, b = (t.detach().contiguous().numpy() for t in (x, y, log_a, log_b))
             both = np.concatenate([p, q])
             blur, scaling, polish = how
+            if not np.isfinite(both).all():
+                raise FitError(
+                    "points of a Sinkhorn divergence are not finite; lower learning_rate or check the inputs"
+                )
             temperatures = _schedule(float(np.linalg.norm(np.ptp(both, axis=0))), blur, scaling)
             found = solved(p, q, a, b, np.array(temperatures + temperatures[-1:] * polish))
             ctx.given, ctx.potentials, ctx.eps = (p, q, a, b), found[:4], temperatures[-1]
@@ -63,6 +68,6 @@ def sinkhorn_divergence(
     the length below which points are not told apart, ``scaling`` the factor by which the temperature's length falls
     from the clouds' size to it, ``polish`` the number of steps after that at the last temperature. The potentials are
     found without gradient and enter the last step as constants: the gradient is that of the optimum (1810.08278, sect. 3),
-    in x and y alone.
+    in x and y alone. Raises `FitError` for points that are not finite.
     """
     return _divergence()(x, y, _logarithms(x, a), _logarithms(y, b), (blur, scaling, polish))

@@ -119,6 +119,14 @@ def test_sinkhorn_gradient_is_that_of_finite_differences():
         torch.autograd.grad(value, x, create_graph=True)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_sinkhorn_of_points_that_are_no_numbers_is_an_error(value):
+    x = cloud(6, 7)
+    x[2, 1] = value
+    with pytest.raises(FitError, match="not finite"):
+        sinkhorn_divergence(x, cloud(5, 8))
+
+
 def shaken(condition, seed=0, d=4):
     settings = TransportSettings(d, condition, seed=seed)
     network = build_transport(settings)
