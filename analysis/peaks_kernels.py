@@ -23,6 +23,8 @@ DECREMENT = 1e-8
 STALLED = 1e-6
 #: Two starts must end within this negative log-likelihood.
 AGREE = 1e-4
+#: Yields, in usual errors, from which a fit starts whose first three starts end in three minima.
+RETRIES = (-0.5, 0.5, 1.0, 2.0, -1.0)
 #: Share of the background below which an empty bin pushes back.
 WALL = 1e-3
 #: Outcome of a fit: a minimum; at the edge of what is allowed (a deficit in empty bins); no minimum.
@@ -227,37 +229,31 @@ def _fit_signal(
 ) -> tuple[float, float, float, int]:  # fmt: skip
     """(yield, error, half deviance, outcome), from the background fit with no signal and with a large one; theta is the minimum.
 
-    Where the two ends differ the lower one counts, if a third start between them finds it again.
+    Where the two ends differ there are more starts, `RETRIES` last, until two have found the lowest of all ends.
     """
-    k = len(phi)
-    theta[:] = null
-    half, good = minimise(counts, phi, logw, signal, floor, True, sigma, theta, cells, grad, matrix, work)
-    mu, first = theta[k], theta.copy()
-    # The inverse of the information at [k, k] is one over the last pivot squared.
-    error = 1.0 / matrix[k, k] if good else sigma
-    edge = good and _touches(counts, cells, floor)
-    theta[:] = null
-    theta[k] = 3.0 * sigma
-    again, fine = minimise(counts, phi, logw, signal, floor, True, sigma, theta, cells, grad, matrix, work)
-    agree = good and fine and abs(half - again) < AGREE
-    if fine and (not good or again < half - AGREE):
-        first[:] = theta
-        mu, error, edge, half, good = (
-            theta[k],
-            1.0 / matrix[k, k],
-            _touches(counts, cells, floor),
-            again,
-            True,
-        )
-    if good and not agree:
-        theta[:] = first
-        theta[k] += sigma if mu > 0.0 else 0.5 * (0.0 - mu)
-        third, fine = minimise(
-            counts, phi, logw, signal, floor, True, sigma, theta, cells, grad, matrix, work
-        )
-        agree = fine and abs(half - third) < AGREE
-    theta[:] = first
-    if not agree:
+    k, best = len(phi), null.copy()
+    mu, error, half, edge, found = 0.0, sigma, np.inf, False, 0
+    for start in range(3 + len(RETRIES)):
+        theta[:] = null
+        if start == 1:
+            theta[k] = 3.0 * sigma
+        elif start == 2:
+            theta[:] = best
+            theta[k] += sigma if mu > 0.0 else -0.5 * mu
+        elif start > 2:
+            theta[k] = RETRIES[start - 3] * sigma
+        now, good = minimise(counts, phi, logw, signal, floor, True, sigma, theta, cells, grad, matrix, work)
+        if good and now < half - AGREE:
+            best[:] = theta
+            # The inverse of the information at [k, k] is one over the last pivot squared.
+            mu, error, half = theta[k], 1.0 / matrix[k, k], now
+            edge, found = _touches(counts, cells, floor), 1
+        elif good and now < half + AGREE:
+            found += 1
+        if found == 2:
+            break
+    theta[:] = best
+    if found < 2:
         return mu, sigma, half, FAILED
     return (mu, sigma, half, EDGE) if edge else (mu, error, half, GOOD)
 

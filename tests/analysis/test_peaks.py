@@ -111,6 +111,17 @@ def test_a_deficit_in_empty_bins_is_an_edge_and_not_a_failure():
     assert np.mean(scan.z_max > 3) < 0.1
 
 
+def test_of_two_minima_the_lower_counts():
+    """One event in each tail of the signal and none between: a small excess and a deficit both end a fit, the first starts in neither."""
+    edges, counts = np.arange(2700.0, 7001.0, 100.0), np.zeros(43)
+    counts[:24] = [22, 11, 10, 14, 19, 7, 8, 4, 3, 8, 5, 4, 4, 2, 4, 1, 1, 1, 1, 0, 2, 0, 0, 1]
+    counts[[28, 35]] = 1
+    scan = scan_masses(counts, basis(edges, 2, ENERGY), [5850.0], Gaussian(0.035))
+    assert not scan.failed.any()
+    assert scan.signal[0, 0] == pytest.approx(-0.691, abs=0.002)
+    assert scan.half_deviance[0, 0] == pytest.approx(16.58787, abs=1e-4)
+
+
 def test_a_failed_fit_counts_as_exceeding(monkeypatch):
     from elsewhere.analysis import peaks
 
