@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,9 @@ class NormalisedTraining:
     of 2510.02168, which needs no signal (``record_.validation_loss``: the distance after every epoch, in units of a column). Not as
     published there: the distance is the sliced one (`sliced_distance`), and no part of the loss.
 
+    ``restarts``: how many times both trainings are done, each from other first weights; that with the least distance of all is kept
+    (``distances_``, (restarts,)). Not published; what a normalised autoencoder finds depends on its first weights.
+
     Who inherits names in ``_build`` the function that makes its network.
     """
 
@@ -51,6 +54,7 @@ class NormalisedTraining:
     gamma: float = 1.0
     decay: float = 1e-8
     held: float = 0.0
+    restarts: int = 1
     chains: Chains = field(default_factory=Chains)
     seed: int = 0
     shards: int = 4
@@ -59,6 +63,7 @@ class NormalisedTraining:
     energies_: NDArray[np.float64] = field(
         default_factory=lambda: np.zeros((0, 2)), repr=False, compare=False
     )
+    distances_: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
     record_: TrainingRecord | None = field(default=None, repr=False, compare=False)
     _loaded: Any = field(default=None, repr=False, compare=False)
 
@@ -77,14 +82,48 @@ class NormalisedTraining:
             )
         if not 0 <= self.held < 1:
             raise ConfigError(f"held: found {self.held}, expected a part of the events from 0 to below 1")
+        if self.restarts < 1 or (self.restarts > 1 and not (self.held and self.normalised_epochs)):
+            raise ConfigError(
+                f"restarts: found {self.restarts}, expected 1, or more with normalised_epochs and a part of the events held: the "
+                "distance to it chooses"
+            )
 
     @property
     def epochs(self) -> int:
         """What progress counts: the epochs of both trainings."""
-        return self.autoencoder_epochs + self.normalised_epochs
+        return self.restarts * (self.autoencoder_epochs + self.normalised_epochs)
 
     def _learn(self, x: NDArray[np.float32], weight: NDArray[np.float64]) -> None:
-        """Both trainings on x (n, d) with ``weight`` (n,)."""
+        """Both trainings on x (n, d) with ``weight`` (n,), as often as asked for."""
+        if self.restarts == 1:
+            self._learn_once(x, weight)
+            self.distances_ = self._least()
+            return
+        made = [self._restart(k) for k in range(self.restarts)]
+        for one in made:
+            one._learn(x, weight)
+        self.distances_ = np.concatenate([one.distances_ for one in made])
+        best = made[int(self.distances_.argmin())]
+        self.weights_, self.energies_, self.record_ = best.weights_, best.energies_, best.record_
+        self._loaded = None
+
+    def _restart(self, k: int) -> Self:
+        """Training ``k`` alone: other first weights and draws, the same events held; the first is that of this seed."""
+        seed = int(np.random.SeedSequence([self.seed, k]).generate_state(1)[0] >> 1) if k else self.seed
+        plan = self.trainer
+        if plan is not None:
+            folder = plan.folder if k == 0 or plan.folder is None else plan.folder / f"restart_{k}"
+            plan = replace(
+                plan, folder=folder, progress=later(plan.progress, k * self.epochs // self.restarts)
+            )
+        return replace(self, seed=seed, restarts=1, trainer=plan)
+
+    def _least(self) -> NDArray[np.float64]:
+        """The least distance of this training, (1,); (0,) where none was measured."""
+        measured = self.record_ is not None and self.held and self.normalised_epochs
+        return np.array([min(self.record_.validation_loss)] if measured and self.record_ else [])
+
+    def _learn_once(self, x: NDArray[np.float32], weight: NDArray[np.float64]) -> None:
         first = self.rebuild(x, weight)
         if self.normalised_epochs > 0:
             self.normalise(x, weight, first)
@@ -160,11 +199,13 @@ class NormalisedTraining:
     def _trained(self) -> Stateful:
         """Weights by parameter name, the mean energies, and how it was trained."""
         record = None if self.record_ is None else self.record_.to_json()
-        arrays = {"energies": self.energies_} | {f"weights/{k}": v for k, v in self.weights_.items()}
+        arrays = {"energies": self.energies_, "distances": self.distances_} | {
+            f"weights/{k}": v for k, v in self.weights_.items()
+        }
         return {"record": record}, arrays, {}
 
     def _take_back(self, info: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Undo `_trained`."""
         self.weights_ = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-        self.energies_, self._loaded = arrays["energies"], None
+        self.energies_, self.distances_, self._loaded = arrays["energies"], arrays["distances"], None
         self.record_ = None if info["record"] is None else TrainingRecord.from_json(info["record"])

@@ -304,6 +304,27 @@ def test_of_more_negatives_than_are_remembered_the_last_ones_are_compared(monkey
     assert {tuple(r) for r in network.found.tolist()} == rows
 
 
+def test_of_several_first_weights_those_with_the_least_distance_are_kept(tmp_path):
+    reference, how = make(150, 1), SMALL | {"held": 0.2}
+    seen = []
+    plan = TrainPlan(folder=tmp_path, progress=lambda epoch, loss, held: seen.append(epoch))
+    several = NormalisedAutoencoder(**how, restarts=3, trainer=plan).fit(reference, reference)
+    assert seen == list(range(1, several.epochs + 1))
+    assert several.distances_.shape == (3,)
+    assert len(set(several.distances_)) == 3
+    assert min(several.record_.validation_loss) == several.distances_.min()
+    alone = NormalisedAutoencoder(**how).fit(reference, reference)
+    assert alone.distances_[0] == several.distances_[0]
+    winner = several._restart(int(several.distances_.argmin()))
+    winner.trainer = None
+    v, weight = winner._learn_coordinates(reference, several.seed)
+    winner._learn(v.astype(np.float32), weight)
+    for name, value in winner.weights_.items():
+        assert np.array_equal(several.weights_[name], value), name
+    assert np.array_equal(winner.energies_, several.energies_)
+    assert np.array_equal(NormalisedAutoencoder().restore(*several.state()).distances_, several.distances_)
+
+
 def test_errors():
     with pytest.raises(ConfigError, match="a buffer that holds all chains"):
         Chains(count=100, buffer=50)
@@ -313,6 +334,9 @@ def test_errors():
         NormalisedAutoencoder(latent=1)
     with pytest.raises(InputError, match="not been fitted"):
         NormalisedAutoencoder().score(events(np.zeros((2, 2))))
+    for alone in ({}, {"held": 0.1, "normalised_epochs": 0}):
+        with pytest.raises(ConfigError, match="restarts: found 2"):
+            NormalisedAutoencoder(restarts=2, **alone)
     with pytest.raises(ConfigError, match="held: found 1"):
         NormalisedAutoencoder(held=1.0)
     with pytest.raises(InputError, match="of 10 events the part"):
