@@ -30,7 +30,9 @@ class Curtains:
     ``outer`` GeV beyond each validates the map (``report_``). `sample` moves every sideband event to ``oversampling``
     masses drawn from the sidebands' smooth spectrum; its weights sum to the expected background.
 
-    Named differences from the paper: the map is the identity for m1 = m2 by construction, not by training; the loss
+    Named differences from the paper: splines end at the extremes of the sidebands (`bound` 1, published 1.2), so that no
+    event is moved beyond them: columns that pile up at an end, as a difference of masses does at 0, else leave a gap
+    there that a classifier takes for signal; the map is the identity for m1 = m2 by construction, not by training; the loss
     compares the masses beside the features, without which every pairing of masses would do; the spectrum is
     log-quadratic over the sidebands. The divergence of two batches of one distribution is not zero but falls with
     ``batch``, and its gradient narrows what is moved; map and inverse are trained alike, so that this nearly cancels.
@@ -44,7 +46,7 @@ class Curtains:
     layers: int = 4
     hidden: tuple[int, ...] = (32, 32)
     bins: int = 4
-    bound: float = 1.2
+    bound: float = 1.0
     epochs: int = 100
     batch: int = 100
     learning_rate: float = 1e-4

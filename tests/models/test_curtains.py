@@ -202,6 +202,32 @@ def test_weights_are_chances_to_be_learnt_from_and_carried_along(cls):
     assert (found.weight[~none] > 0).all()
 
 
+def piled_up(n, seed):
+    """A column that begins at 0, where it is densest, and whose width grows with the mass."""
+    data = sample(n, seed)
+    x = data.x.copy()
+    x[:, 2] = np.random.default_rng([seed, 1]).exponential(data.mass / 3500)
+    return replace(data, x=x)
+
+
+def test_a_column_keeps_its_end_and_the_events_piled_up_there():
+    """Where the map may pass the ends, events near 0 leave the column or crowd elsewhere."""
+
+    def near(bound):
+        found = (
+            by_sinkhorn(bound=bound).fit(piled_up(8_000, 1), WINDOW).sample(None, np.random.default_rng(0))
+        )
+        return found.x[:, 2].min(), np.mean(found.x[:, 2] < 0.05)
+
+    lowest, share = near(1.0)
+    true = 1 - np.exp(-0.05)
+    assert lowest >= 0
+    assert share == pytest.approx(true, abs=0.006)
+    lowest, share = near(1.2)
+    assert lowest < 0
+    assert abs(share - true) > 0.006
+
+
 def test_events_outside_a_columns_range_are_left_out():
     data = sample(3_000, 1)
     narrow = replace(FEATURES, columns=(Column("f0", "", "", -1.0, 1.0), *FEATURES.columns[1:]))
