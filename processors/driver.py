@@ -34,6 +34,10 @@ AHEAD = 32
 TASK_EVENTS, TASKS_PER_THREAD = 1_000_000, 16
 
 
+class WorkerlessError(IncompleteError):
+    """All workers are gone, and none came back."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a worker says of a unit. ``error``: why its input cannot be used (None: its chunk is written)."""
@@ -182,15 +186,16 @@ def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
 
     from distributed import WorkerPlugin
     from distributed.comm import CommClosedError
+    from distributed.scheduler import NoWorkerError
 
     name, packed = pack(job)
     address = client.scheduler.address
     # Dask wants its own base class, which is not imported before it is needed.
     plugin = type("JobPlugin", (JobPlugin, WorkerPlugin), {})(name, packed)
-    client.register_plugin(plugin)
-    threads = sum(client.nthreads().values())
     suspects: list[Unit] = []
     try:
+        client.register_plugin(plugin)
+        threads = sum(client.nthreads().values())
         for mine, outcomes in _flights(tasks(units, threads), name, client, AHEAD):
             if outcomes is None:
                 suspects += mine
@@ -200,6 +205,10 @@ def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
             yield from outcomes or [
                 Outcome(u, tries=RETRIES + 1, error=_killed(u, RETRIES + 1)) for u in mine
             ]
+    except NoWorkerError as error:
+        raise WorkerlessError(
+            f"the Dask cluster at {address} has no worker left; run the same command again, what is done is kept"
+        ) from error
     except (CancelledError, CommClosedError) as error:
         raise IncompleteError(
             f"the Dask scheduler at {address} was lost ({error}); run the same command again, what is done is kept"
@@ -255,7 +264,22 @@ def execute(
     elif scheduler == "processes":
         yield from _processes(units, job, workers)
     else:
-        from .environment import dask_client
+        yield from _own_client(units, job, scheduler, workers)
 
-        with dask_client(scheduler, workers) as own:
-            yield from run_dask(units, job, own)
+
+def _own_client(units: Sequence[Unit], job: Job, scheduler: str, workers: int) -> Iterator[Outcome]:
+    """`run_dask` at an address, or on a local cluster: where that has lost all its workers what is left goes to a new one."""
+    from .environment import dask_client
+
+    left = dict.fromkeys(units)
+    for attempt in range(RETRIES + 1):
+        try:
+            with dask_client(scheduler, workers) as client:
+                for outcome in run_dask(list(left), job, client):
+                    del left[outcome.unit]
+                    yield outcome
+                return
+        except WorkerlessError:
+            if scheduler != "local" or attempt == RETRIES:
+                raise
+            log.warning("all workers are gone; %d ranges go to a new cluster (%d)", len(left), attempt + 1)

@@ -31,8 +31,8 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-#: Seconds the workers of a local cluster have to start, and the cluster to end.
-START_S, CLOSING_S = 120.0, 30.0
+#: Seconds the workers of a local cluster have to start, the last one of them to come back, and the cluster to end.
+START_S, LOST_S, CLOSING_S = 120.0, 60.0, 30.0
 #: What every unit needs; scorers add theirs.
 MODULES = ("numpy", "awkward", "uproot", "pyarrow.parquet", "hist", "elsewhere.processors.stream")
 #: Types of the branches that are not float32.
@@ -111,6 +111,8 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
     settings: dict[str, Any] = {
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
         "distributed.worker.memory.terminate": False,
+        # A nanny whose worker dies while it starts gives up, and tasks without any worker would wait for ever.
+        "distributed.scheduler.no-workers-timeout": f"{LOST_S}s",
     }
     with dask.config.set(settings), _exported(WORKER_ENVIRONMENT):
         # Without workers at first: Dask waits for ever for a worker that is killed while it starts.

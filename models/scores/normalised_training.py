@@ -37,7 +37,8 @@ class NormalisedTraining:
     published there: the distance is the sliced one (`sliced_distance`), and no part of the loss.
 
     ``restarts``: how many times both trainings are done, each from other first weights; that with the least distance of all is kept
-    (``distances_``, (restarts,)). Not published; what a normalised autoencoder finds depends on its first weights.
+    (``distances_``, (restarts,), each along directions of its own). Not published; what such an autoencoder finds depends on its
+    first weights.
 
     Who inherits names in ``_build`` the function that makes its network.
     """
@@ -120,8 +121,8 @@ class NormalisedTraining:
 
     def _least(self) -> NDArray[np.float64]:
         """The least distance of this training, (1,); (0,) where none was measured."""
-        measured = self.record_ is not None and self.held and self.normalised_epochs
-        return np.array([min(self.record_.validation_loss)] if measured and self.record_ else [])
+        found = () if self.record_ is None else self.record_.validation_loss
+        return np.array([min(found)] if found else [], dtype=np.float64)
 
     def _learn_once(self, x: NDArray[np.float32], weight: NDArray[np.float64]) -> None:
         first = self.rebuild(x, weight)

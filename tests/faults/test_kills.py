@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import cloudpickle
 import pytest
-from elsewhere.errors import InputError
+from elsewhere.errors import IncompleteError, InputError
+from elsewhere.processors import environment
 from elsewhere.processors.features import Dijet
 from elsewhere.processors.stream import process
 from elsewhere.workspace import Workspace
@@ -95,6 +97,39 @@ def test_a_range_that_kills_every_worker_is_put_aside_and_the_rest_finishes(whol
     assert len(Workspace(tmp_path).read_table("data")) == kept
     made = products(tmp_path)
     assert all(want[name] == sha for name, sha in made.items() if name.endswith(".parquet"))
+
+
+@pytest.mark.fault(25)
+@pytest.mark.parametrize("clusters", [1, 9])
+def test_a_cluster_that_has_lost_all_workers_is_replaced(whole, tmp_path, monkeypatch, clusters):
+    """The first, or every one, loses them before anything is done."""
+    started, real = [], environment.dask_client
+
+    @contextmanager
+    def losing(scheduler, workers):
+        with real(scheduler, workers) as client:
+            started.append(scheduler)
+            if len(started) <= clusters:
+                client.cluster.scale(0)
+                while client.nthreads():
+                    time.sleep(0.05)
+            yield client
+
+    monkeypatch.setattr(environment, "LOST_S", 1.0)
+    monkeypatch.setattr(environment, "dask_client", losing)
+
+    def run():
+        process(
+            whole[0], Dijet(), tmp_path, scheduler="local", workers=1, scorers={"mass": Mass()}, **SETTINGS
+        )
+
+    if clusters == 1:
+        run()
+        assert products(tmp_path) == whole[1]
+    else:
+        with pytest.raises(IncompleteError, match="has no worker left; run the same command again"):
+            run()
+    assert started == ["local"] * min(clusters + 1, 4)
 
 
 RUN = """
