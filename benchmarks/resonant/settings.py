@@ -30,7 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "salad": {"width": 1800.0, "epochs": 10, "schedule": "cosine", "stiffness": 10.0},
     "cathode": FLOW,
     # published are 100 epochs of batches of 100 at 1e-4, twenty minutes of a core: a larger step goes as far in fewer. The sidebands are
-    # those of its flow form; with 200 GeV and the published batch (step 1e-4) R was .43 of ten trainings. Seen with SIC: trial 9
+    # those of its flow form; with 200 GeV and the published batch (step 1e-4) R was .43 of ten trainings. Seen with SIC: trial 9.
+    # Features that know the mass are not followed over so wide sidebands (SIC 1.0; 1.1 with splines that end at 1.2)
     "curtains": {"width": 400.0, "epochs": 10, "batch": 400, "learning_rate": 3e-3},
     # sidebands are all there is to learn from: smaller steps
     "curtainsf4f": {
