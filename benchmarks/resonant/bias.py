@@ -54,9 +54,8 @@ def by_template(problem: Problem, name: str) -> tuple[Any, Events, np.ndarray]:
     """A classifier against one half of the reference ``name``, the other half, and its scores."""
     reference = REFERENCES[name](problem).fit(problem.data, WINDOW)
     template = reference.sample(None, np.random.default_rng([problem.trial, 2]))
-    half = fold_of(
-        template.identity, 2, problem.seed
-    )  # by parent: a copy of what was taught is known to the classifier
+    # by parent: a copy of what was taught is known to the classifier
+    half = fold_of(template.identity, 2, problem.seed)
     taught, held = (template.take(half == k) for k in (0, 1))
     learnt = trees(problem, taught, comparable(problem.inside, reference))
     return learnt, held, learnt.score(held)

@@ -42,6 +42,8 @@ _ON_THE_WIRE = ("dask", "distributed", "msgpack", "cloudpickle")
 
 #: Seconds a local cluster has for its end; what is left then ends with this process.
 CLOSING_S = 30.0
+#: Seconds after which tasks of a local cluster without any worker fail.
+LOST_S = 60.0
 
 
 @contextmanager
@@ -112,7 +114,11 @@ def _local(section: Local, environment: dict[str, str]) -> Iterator[Any]:
     import dask
     from distributed import LocalCluster
 
-    settings: dict[str, Any] = {"distributed.worker.memory.terminate": False}
+    settings: dict[str, Any] = {
+        "distributed.worker.memory.terminate": False,
+        # A nanny whose worker dies while it starts gives up, and tasks without any worker would wait for ever.
+        "distributed.scheduler.no-workers-timeout": f"{LOST_S}s",
+    }
     if environment:
         settings["distributed.nanny.pre-spawn-environ"] = environment
     encrypted = {} if section.tls is None else {"protocol": "tls://", "security": security_of(section.tls)}
