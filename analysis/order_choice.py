@@ -1,7 +1,9 @@
 """How many shape parameters a spectrum asks for, and whether the fit describes it.
 
 The order rises while twice the gain in log-likelihood beats chi2 of one degree of freedom (Wilks): nested Poisson
-fits keep that size from 10^3 to 10^6 events, where the usual F-test of Pearson's chi2 does not. The deviance of a fit
+fits keep that size from 10^3 to 10^6 events, where the usual F-test of Pearson's chi2 does not. The fifth parameter is the
+exception: below `SPARSE` events it can only bend an empty tail, all that it gains lies on one side, and .075 of spectra with 10^3
+events would ask for it where .05 is meant. There the step must convince pseudo-experiments too. The deviance of a fit
 follows chi2 only where every bin holds events, so below `ASYMPTOTIC` events its p-value is that of pseudo-experiments
 thrown from the fit and fitted again.
 """
@@ -17,12 +19,14 @@ from scipy import stats
 
 from ..errors import ConfigError, FitError
 from .counting import toy_p
-from .dijet import HIGHEST_ORDER, MIN_ORDER, Basis, basis
+from .dijet import HIGHEST_ORDER, MAX_ORDER, MIN_ORDER, Basis, basis
 from .peaks import fit_backgrounds, spectra_of
 
 Array = NDArray[np.float64]
 #: Events above which the deviance's chi2 is trusted.
 ASYMPTOTIC = 1e5
+#: Events in use below which a step beyond `MAX_ORDER` is judged by toys as well.
+SPARSE = 1e4
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,19 @@ def choose_orders(
     size: float = 0.05,
     least: int = MIN_ORDER,
     most: int = HIGHEST_ORDER,
+    toys: int = 399,
+    seed: int = 1,
 ) -> OrderChoice:
     """Order of every spectrum (bins,) or (spectra, bins) by the likelihood ratio at ``size``, from ``least`` to
-    ``most``.
+    ``most``; steps beyond `MAX_ORDER` of spectra with fewer than `SPARSE` events in use need p <= ``size`` in ``toys``
+    pseudo-experiments, too.
     """
     if not 0 < size < 1:
         raise ConfigError(f"size {size:g}: expected a probability between 0 and 1")
+    if most > MAX_ORDER and size * (toys + 1) < 1:
+        raise ConfigError(
+            f"{toys} toys cannot show a probability of {size:g}: at least {1 / size - 1:.0f} can"
+        )
     if not MIN_ORDER <= least <= most <= HIGHEST_ORDER:
         raise ConfigError(
             f"orders {least} to {most}: expected {MIN_ORDER} <= least <= most <= {HIGHEST_ORDER}"
@@ -62,15 +73,18 @@ def choose_orders(
     order = np.where(fits.converged, least, 0).astype(np.int64)
     failed, gain = ~fits.converged, np.full((len(counts), most - least), np.nan)
     half, active = fits.half_deviance.copy(), np.flatnonzero(fits.converged)
-    bins = len(edges) - 1 if use is None else int(np.sum(use))
+    seen = counts if use is None else counts[:, np.asarray(use, dtype=bool)]
     for more in range(least + 1, most + 1):
-        if bins <= more + 1 or len(active) == 0:
+        if seen.shape[1] <= more + 1 or len(active) == 0:
             break
         fits = fit_backgrounds(counts[active], basis(edges, more, energy), use)
         failed[active[~fits.converged]] = True
         found = 2 * (half[active] - fits.half_deviance)
         gain[active[fits.converged], more - least - 1] = found[fits.converged]
         up = fits.converged & (found > critical)
+        for i in np.flatnonzero(up & (seen[active].sum(axis=1) < SPARSE)) if more > MAX_ORDER else ():
+            p, *_ = ratio_by_toys(counts[active[i]], edges, energy, more - 1, use, toys=toys, seed=seed)
+            up[i] = p <= size
         half[active[up]] = fits.half_deviance[up]
         active = active[up]
         order[active] = more
@@ -138,8 +152,8 @@ def ratio_by_toys(
 ) -> tuple[float, float, float]:
     """(p, low, high) of the step from ``order`` to ``order`` + 1 by toys of the smaller fit, both refitted.
 
-    For spectra so empty that chi2 of one degree is not the law of 2 dNLL (the fifth parameter below about 10^4
-    events). Toys without a fit count as exceeding. Raises `FitError` when the data cannot be fitted.
+    For spectra so empty that chi2 of one degree is not the law of 2 dNLL. Toys without a fit count as exceeding. Raises
+    `FitError` when the data cannot be fitted.
     """
     small, large = basis(edges, order, energy), basis(edges, order + 1, energy)
     spectrum = spectra_of(counts, small)

@@ -68,6 +68,12 @@ def terms_of(counts: Array, total: Array, floor: Array, slope: Array, curve: Arr
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
+def at_wall(total: float, background: float, floor: float) -> bool:
+    """Whether it is the signal, a deficit, that holds an empty bin at its wall; a background that falls that low needs none."""
+    return total < floor and total < 0.5 * background
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
 def factorise(matrix: Array, size: int) -> bool:
     """Cholesky of the leading ``size`` block, in place (lower triangle); False when it is not positive definite."""
     for i in range(size):

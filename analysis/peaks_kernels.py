@@ -13,7 +13,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from .peaks_algebra import background_of, factorise, information, solve, terms_of, weighted_products
+from .peaks_algebra import at_wall, background_of, factorise, information, solve, terms_of, weighted_products
 from .peaks_third_order import corrected_root
 
 Array = NDArray[np.float64]
@@ -263,7 +263,7 @@ def _touches(counts: Array, cells: Array, floor: Array) -> bool:
     """Whether an empty bin is at its wall."""
     touching = False
     for b in range(len(counts)):
-        touching |= counts[b] == 0.0 and cells[1, b] < floor[b]
+        touching |= counts[b] == 0.0 and at_wall(cells[1, b], cells[0, b], floor[b])
     return touching
 
 

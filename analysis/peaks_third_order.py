@@ -18,7 +18,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from .peaks_algebra import information
+from .peaks_algebra import at_wall, information
 
 Array = NDArray[np.float64]
 #: Nearer to zero r is given as it is: what rounding leaves of a minimum would be divided by r^2.
@@ -90,9 +90,9 @@ def corrected_root(
         return r
     log_u -= 2.0 * _log_root(matrix, k + 1)
     for b in range(bins):
-        if not (cells[1, b] > floor[b] and lam[b] > 0.0):
+        if at_wall(cells[1, b], cells[0, b], floor[b]) or not lam[b] > 0.0:
             return r  # at the wall of an empty bin the likelihood is no longer one of counts
-        cells[4, b] = math.log(cells[1, b] / lam[b])
+        cells[4, b] = math.log(max(cells[1, b], 1e-300) / lam[b])
         cells[5, b] = 1.0 / lam[b]
     for i in range(k + 1):
         slope = grad[i] if i < k else signal

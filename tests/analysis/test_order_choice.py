@@ -8,6 +8,7 @@ from elsewhere.analysis.peaks import fit_backgrounds
 from elsewhere.errors import ConfigError, FitError
 from scipy import stats
 
+from . import test_peaks_third_order
 from .test_dijet import EDGES, ENERGY, truth
 
 
@@ -27,6 +28,18 @@ def test_the_ratio_keeps_its_size(order, events):
     assert np.mean(
         choose_orders(toys, EDGES, ENERGY, least=order, most=order + 1, size=0.3).order > order
     ) == pytest.approx(0.3, abs=0.04)
+
+
+def test_the_fifth_parameter_keeps_its_size_at_few_events():
+    """What it gains follows no chi2 there: .075 of the spectra would ask for it."""
+    expected = test_peaks_third_order.of_order(4, 1e3)
+    thrown = np.random.default_rng(4).poisson(expected, (3000, len(expected))).astype(float)
+    edges = test_peaks_third_order.EDGES
+    found = choose_orders(thrown, edges, ENERGY, least=4, most=5)
+    assert np.mean(found.gain[:, 0] > stats.chi2.isf(0.05, 1)) > 0.065
+    assert np.mean(found.order == 5) == pytest.approx(0.05, abs=0.01)
+    again = choose_orders(thrown, edges, ENERGY, least=4, most=5, seed=2)
+    assert 0 < np.sum(again.order != found.order) < 100
 
 
 def test_a_needed_parameter_is_taken_and_the_steps_stop_where_they_should():
@@ -112,6 +125,8 @@ def test_what_makes_no_sense_is_refused():
         choose_orders(truth(1e4), EDGES, ENERGY, size=1.0)
     with pytest.raises(ConfigError, match="orders 4 to 3"):
         choose_orders(truth(1e4), EDGES, ENERGY, least=4, most=3)
+    with pytest.raises(ConfigError, match=r"10 toys cannot show a probability of 0\.05: at least 19 can"):
+        choose_orders(truth(1e4), EDGES, ENERGY, toys=10)
     with pytest.raises(FitError, match="did not converge"):
         goodness_of_fit(np.zeros(40), basis(EDGES, 2, ENERGY))
     with pytest.raises(FitError, match="did not converge"):

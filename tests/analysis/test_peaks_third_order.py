@@ -89,6 +89,21 @@ def test_it_has_its_size_where_the_plain_root_has_not():
     assert np.array_equal(scan.p0[:, 0], stats.norm.sf(np.maximum(scan.z[:, 0], 0)))
 
 
+def test_a_background_that_falls_to_nothing_in_empty_bins_is_no_edge():
+    """Four shape parameters and 10^3 events: beside a signal the background of a quarter of the fits dies out before the bins end."""
+    toys, model = 4000, basis(EDGES, 4, ENERGY)
+    expected = of_order(4, 1e3)
+    counts = np.random.default_rng(104).poisson(expected, (toys, len(expected))).astype(float)
+    scan = scan_masses(counts, model, [2000.0], SHAPE)
+    plain = np.sign(scan.signal[:, 0]) * np.sqrt(2 * np.maximum(scan.null - scan.half_deviance[:, 0], 0))
+    assert not scan.at_edge.any()
+    for z in (1.0, 2.0):
+        p = stats.norm.sf(z)
+        error = np.sqrt(p * (1 - p) / toys)
+        assert np.mean(plain > z) > p + 3 * error
+        assert abs(np.mean(scan.z[:, 0] > z) - p) < 3 * error
+
+
 def test_where_a_handful_of_events_lie_the_root_stays_as_it_is():
     counts, model = (
         np.random.default_rng(1).poisson(of_order(3, 1e3), (50, len(EDGES) - 1)).astype(float),
