@@ -178,8 +178,6 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> float:
         """One pass over the events in an order of its own; the weighted mean loss."""
-        import torch
-
         loss = weight = 0.0
         for order in self._orders(epoch):
             if self.graphed is not None:
@@ -187,7 +185,7 @@ class Trainer:
                 self.steps = following.stop
                 rates = [self.settings.rate(k, self.all_steps) for k in following]
                 return self.graphed.epoch(order, rates) / float(self.train["weight"].double().sum())
-            for rows in torch.from_numpy(order).to(self.device).split(self.settings.batch):
+            for rows in self._batches(order):
                 if self.at_step is not None:
                     self.at_step(self.steps, self.all_steps)
                 weights = self.train["weight"][rows]
@@ -205,6 +203,15 @@ class Trainer:
         if self.stream is None and not self.settings.drop_last:
             weight = float(self.train["weight"].double().sum())
         return loss / weight
+
+    def _batches(self, order: NDArray[np.int64]) -> Iterator[Any]:
+        """The rows of ``train`` of every batch. What a stream brings lies in order: for a batch in one shard no row is copied again."""
+        import torch
+
+        batch, n = self.settings.batch, len(order)
+        if self.stream is not None and self.settings.shards == 1:
+            return (slice(start, min(start + batch, n)) for start in range(0, n, batch))
+        return iter(torch.from_numpy(order).to(self.device).split(batch))
 
     def _sum(self, shards: list[Any]) -> Any:
         """Gradient (and loss, the last entry) of a batch: its shards', added in their order."""
