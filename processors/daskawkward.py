@@ -12,10 +12,10 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
-from ..errors import InputError
+from ..errors import IncompleteError, InputError
 from ..workspace import write_chunk
 from .core import Unit, finish_unit
-from .driver import Job, Outcome, do_unit, pack, unit_path, unpack
+from .driver import Job, Outcome, do_unit, losses_named, pack, unit_path, unpack
 from .environment import dask_client
 from .features import Features
 from .preflight import FileRecord
@@ -53,6 +53,20 @@ def _lazy(units: Sequence[Unit], job: Job) -> Any:
     return uproot.dask(where, filter_name=lambda name: name in branches, open_files=True)
 
 
+def _compute(lazy: list[Any], client: Any) -> None:
+    """All of it, by the workers of ``client``; nothing of a range that kills its workers is named here, so the other mode is."""
+    from distributed import KilledWorker
+
+    address = client.scheduler.address
+    try:
+        with losses_named(address):
+            client.gather(client.compute(lazy))
+    except KilledWorker as error:
+        raise IncompleteError(
+            f"a range of events has killed its workers on the Dask cluster at {address} again and again; mode: stream says which"
+        ) from error
+
+
 def run_dask_awkward(
     units: Sequence[Unit], job: Job, scheduler: str, workers: int, client: Any = None
 ) -> Iterator[Outcome]:
@@ -76,12 +90,12 @@ def run_dask_awkward(
     if not lazy:
         return
     if client is not None:
-        client.gather(client.compute(lazy))
+        _compute(lazy, client)
     elif scheduler in ("loop", "processes"):
         dask.compute(*lazy, scheduler="synchronous")
     else:
-        with dask_client(scheduler, workers):
-            dask.compute(*lazy)
+        with dask_client(scheduler, workers) as own:
+            _compute(lazy, own)
     yield from (Outcome(unit) for mine in files.values() for unit in mine)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -177,34 +177,16 @@ def tasks(units: Sequence[Unit], threads: int) -> list[list[Unit]]:
     return out
 
 
-def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
-    """The units over a Dask client, at most `AHEAD` tasks per thread at a time; a unit that kills its workers is an outcome.
-
-    A worker that dies takes the tasks waiting for it along, and Dask blames them all: whatever was blamed runs again alone.
-    """
+@contextmanager
+def losses_named(address: str) -> Iterator[None]:
+    """Turns what Dask says of a cluster that has lost its workers or its scheduler into what to do."""
     from concurrent.futures import CancelledError
 
-    from distributed import WorkerPlugin
     from distributed.comm import CommClosedError
     from distributed.scheduler import NoWorkerError
 
-    name, packed = pack(job)
-    address = client.scheduler.address
-    # Dask wants its own base class, which is not imported before it is needed.
-    plugin = type("JobPlugin", (JobPlugin, WorkerPlugin), {})(name, packed)
-    suspects: list[Unit] = []
     try:
-        client.register_plugin(plugin)
-        threads = sum(client.nthreads().values())
-        for mine, outcomes in _flights(tasks(units, threads), name, client, AHEAD):
-            if outcomes is None:
-                suspects += mine
-            else:
-                yield from outcomes
-        for mine, outcomes in _flights([[u] for u in suspects], name, client, 0):
-            yield from outcomes or [
-                Outcome(u, tries=RETRIES + 1, error=_killed(u, RETRIES + 1)) for u in mine
-            ]
+        yield
     except NoWorkerError as error:
         raise WorkerlessError(
             f"the Dask cluster at {address} has no worker left; run the same command again, what is done is kept"
@@ -213,6 +195,34 @@ def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
         raise IncompleteError(
             f"the Dask scheduler at {address} was lost ({error}); run the same command again, what is done is kept"
         ) from error
+
+
+def run_dask(units: Sequence[Unit], job: Job, client: Any) -> Iterator[Outcome]:
+    """The units over a Dask client, at most `AHEAD` tasks per thread at a time; a unit that kills its workers is an outcome.
+
+    A worker that dies takes the tasks waiting for it along, and Dask blames them all: whatever was blamed runs again alone.
+    """
+    from distributed import WorkerPlugin
+    from distributed.comm import CommClosedError
+
+    name, packed = pack(job)
+    address = client.scheduler.address
+    # Dask wants its own base class, which is not imported before it is needed.
+    plugin = type("JobPlugin", (JobPlugin, WorkerPlugin), {})(name, packed)
+    suspects: list[Unit] = []
+    try:
+        with losses_named(address):
+            client.register_plugin(plugin)
+            threads = sum(client.nthreads().values())
+            for mine, outcomes in _flights(tasks(units, threads), name, client, AHEAD):
+                if outcomes is None:
+                    suspects += mine
+                else:
+                    yield from outcomes
+            for mine, outcomes in _flights([[u] for u in suspects], name, client, 0):
+                yield from outcomes or [
+                    Outcome(u, tries=RETRIES + 1, error=_killed(u, RETRIES + 1)) for u in mine
+                ]
     finally:
         # A worker that dies at this moment, or a scheduler that is gone, must not lose a finished run.
         with suppress(OSError, CommClosedError):

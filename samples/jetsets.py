@@ -24,7 +24,7 @@ def _classes() -> tuple[Part, ...]:
     return (
         Part("qcd", "qcd_600", 0, 8, "QCD jets to learn from"),
         Part("qcd_test", "qcd_600", 1000, 4, "QCD jets as they come, to test on"),
-        Part("qcd_curves", "qcd_600", 2000, 3, "QCD jets to learn a score's quantiles from"),
+        Part("qcd_curves", "qcd_600", 2000, 6, "QCD jets to learn a score's quantiles from"),
         *(Part(f"w_{m}", f"w_mass_{m}", 0, 4, f"W of {m} GeV {known}") for m in (59, 80, 120, 174)),
         *(Part(f"top_{m}", f"top_mass_{m}", 0, 4, f"top of {m} GeV {known}") for m in (80, 174)),
         Part("unknown_h20", "h_hh_20", 0, 2, f"H -> hh, h of 20 GeV, {unknown}"),

@@ -64,6 +64,9 @@ CUTS = (0.5, 0.05, 0.01)
 KEPT = 0.5
 #: The score that both figures of the family are of.
 KIND = "anti_class"
+#: Pieces of the flattened score's curves. They are learnt from QCD jets alone, so no signal is followed; what is left of a cut follows the
+#: classes' masses, some 20 GeV wide.
+PIECES = 8
 #: Its name when it is flattened in the mass.
 FLAT = "flattened"
 
@@ -98,7 +101,8 @@ def trained(
     """A classifier of the classes, and its score flattened in the mass by the QCD jets ``curves``."""
     others = {k: e for k, e in classes.items() if k != "qcd"}
     made = ClassifierAnomaly(classes=others, kind=KIND, seed=seed, matching=matching, **HOW)
-    flat = QuantileFlattened(made, CUTS, sample="data", held=0, seed=seed).fit(classes["qcd"], curves)
+    flat = QuantileFlattened(made, CUTS, pieces=PIECES, sample="data", held=0, seed=seed)
+    flat = flat.fit(classes["qcd"], curves)
     return made, flat
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -266,6 +267,7 @@ def test_retried_reading_gives_the_same_columns(records):
 RUN = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from elsewhere.processors.features import Dijet
 from elsewhere.processors.places import RemoteSettings
 from elsewhere.processors.preflight import preflight
@@ -320,3 +322,37 @@ def test_what_a_killed_worker_was_writing_is_removed_at_the_end(records, tmp_pat
         records, Dijet(), tmp_path, scheduler="loop", progress=lambda *_: half.write_text("half"), **SETTINGS
     )
     assert not list(tmp_path.glob("columns/*/*.tmp.*"))
+
+
+@pytest.mark.parametrize("loss", ["workers", "scheduler", "one range"])
+def test_dask_awkward_on_a_cluster_that_is_lost_says_what_to_do(records, tmp_path, loss):
+    """Dask's own words are of keys and states."""
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+    from distributed.scheduler import NoWorkerError
+
+    said = {
+        "workers": NoWorkerError("key", 60.0),
+        "scheduler": CancelledError("key"),
+        "one range": KilledWorker("key", None, 3),
+    }
+
+    class Lost:
+        scheduler = SimpleNamespace(address="tcp://nowhere:8786")
+
+        def compute(self, lazy):
+            return lazy
+
+        def gather(self, futures):
+            assert futures
+            raise said[loss]
+
+    wanted = {
+        "workers": "nowhere:8786 has no worker left; run the same command again",
+        "scheduler": "scheduler at tcp://nowhere:8786 was lost",
+        "one range": "killed its workers .* mode: stream says which",
+    }
+    with pytest.raises(IncompleteError, match=wanted[loss]):
+        process_dask_awkward(records, Dijet(), tmp_path, client=Lost(), **SETTINGS)
+    assert not list(tmp_path.rglob("*.parquet"))
