@@ -58,10 +58,6 @@ def choose_orders(
     """
     if not 0 < size < 1:
         raise ConfigError(f"size {size:g}: expected a probability between 0 and 1")
-    if most > MAX_ORDER and size * (toys + 1) < 1:
-        raise ConfigError(
-            f"{toys} toys cannot show a probability of {size:g}: at least {1 / size - 1:.0f} can"
-        )
     if not MIN_ORDER <= least <= most <= HIGHEST_ORDER:
         raise ConfigError(
             f"orders {least} to {most}: expected {MIN_ORDER} <= least <= most <= {HIGHEST_ORDER}"
@@ -74,6 +70,11 @@ def choose_orders(
     failed, gain = ~fits.converged, np.full((len(counts), most - least), np.nan)
     half, active = fits.half_deviance.copy(), np.flatnonzero(fits.converged)
     seen = counts if use is None else counts[:, np.asarray(use, dtype=bool)]
+    sparse = (seen.sum(axis=1) < SPARSE) & (most > MAX_ORDER)
+    if sparse.any() and size * (toys + 1) < 1:
+        raise ConfigError(
+            f"{toys} toys cannot show a probability of {size:g}: at least {1 / size - 1:.0f} can"
+        )
     for more in range(least + 1, most + 1):
         if seen.shape[1] <= more + 1 or len(active) == 0:
             break
@@ -82,7 +83,7 @@ def choose_orders(
         found = 2 * (half[active] - fits.half_deviance)
         gain[active[fits.converged], more - least - 1] = found[fits.converged]
         up = fits.converged & (found > critical)
-        for i in np.flatnonzero(up & (seen[active].sum(axis=1) < SPARSE)) if more > MAX_ORDER else ():
+        for i in np.flatnonzero(up & sparse[active]) if more > MAX_ORDER else ():
             p, *_ = ratio_by_toys(counts[active[i]], edges, energy, more - 1, use, toys=toys, seed=seed)
             up[i] = p <= size
         half[active[up]] = fits.half_deviance[up]

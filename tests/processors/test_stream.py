@@ -267,7 +267,6 @@ def test_retried_reading_gives_the_same_columns(records):
 RUN = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from elsewhere.processors.features import Dijet
 from elsewhere.processors.places import RemoteSettings
 from elsewhere.processors.preflight import preflight
