@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import ConfigError, ElsewhereError, FeatureError, FitError, InputError
 from ..workspace import atomic
 from .arrays import write_arrays
@@ -41,6 +43,10 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it hides accelerators from tasks without one
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default: the least time any training takes
+    # Ray ends processes beyond the number of CPUs that were idle for a second: those that read would start anew, and import
+    # everything, for every part of an epoch. It warns of four times as many as may start at once.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_worker_maximum_startup_concurrency": "8",
     # Ray runs the loop in a second thread, whose arrays glibc gives back to the system at every step: the processes that a local
     # session starts keep them.
     "MALLOC_ARENA_MAX": "1",
@@ -146,7 +152,8 @@ def _loop(config: dict[str, Any]) -> None:
     folder = Path(config["folder"])
     if (folder / _REFUSED).exists():
         return
-    arrays = load_file(folder / _DATA)
+    # Copied: NumPy asks for large pages where safetensors does not, and batches are rows from anywhere.
+    arrays = {name: np.array(values) for name, values in load_file(folder / _DATA).items()}
 
     def sample(name: str) -> Sample | ParquetSample | None:
         if name in config["files"]:

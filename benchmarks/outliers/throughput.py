@@ -40,7 +40,7 @@ from elsewhere.models.scores.autoencoder import reconstruction
 from elsewhere.models.training import Sample, Task, TrainSettings, ray_session, train
 from elsewhere.models.training_files import EventFiles
 from elsewhere.models.training_stream import read_rows
-from elsewhere.models.training_stream_ray import PART_BYTES, RayData, parts
+from elsewhere.models.training_stream_ray import RayData
 from elsewhere.workspace import write_chunk
 
 SET = os.environ.get("ELSEWHERE_SET", "full")
@@ -140,13 +140,14 @@ def spent() -> dict[int, float]:
 
 
 def beside(files: EventFiles) -> float:
-    """CPU seconds per event of all processes of the Ray session but this one while Ray Data reads for it, after the first part."""
+    """CPU seconds per event of all processes of the Ray session but this one while Ray Data reads for it, once all readers run."""
     sample, read = files.sample(), RayData()
     blocks = [*sample.blocks] * -(-READ // len(sample))
-    first = sum(b.rows for b in next(parts(sample, blocks, PART_BYTES)))
+    first, begun = sum(b.rows for b in blocks[: len(blocks) // 2]), 0
     source = read(sample, blocks)
     try:
-        next(source)
+        while begun < first:
+            begun += len(next(source)["x"])
         start = spent()
         last = dict(start)
         for _ in source:
@@ -154,7 +155,7 @@ def beside(files: EventFiles) -> float:
     finally:
         read.close()
     used = sum(value - start.get(pid, 0.0) for pid, value in last.items())
-    return used / (sum(b.rows for b in blocks) - first)
+    return used / (sum(b.rows for b in blocks) - begun)
 
 
 def measured(name: str, folder: Path, ways: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Ray Data as the reader of a training: the same events in the same order, bounded, gone when the training is, and clear errors."""
 
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -131,3 +132,24 @@ def test_kill_9_of_a_worker_that_ray_data_reads_for_changes_nothing(tmp_path):
         assert same(found, train(task(made, made), settings))
         psutil.wait_procs(feeds(), timeout=20)
         assert feeds() == []
+
+
+@pytest.mark.slow
+def test_idle_readers_wait_for_the_next_part(tmp_path):
+    """The two processes that read at once outlive a pause, after which Ray by itself ends all beyond the number of CPUs."""
+    with ray_session("local", 1) as ray:
+
+        @ray.remote(num_cpus=0)
+        def meet(folder, k):
+            (folder / str(k)).touch()
+            while len(list(folder.iterdir())) < 2:
+                time.sleep(0.02)
+            return os.getpid()
+
+        found = []
+        for pause in (0, 4):
+            time.sleep(pause)
+            (tmp_path / str(pause)).mkdir()
+            found.append(set(ray.get([meet.remote(tmp_path / str(pause), k) for k in range(2)])))
+        assert len(found[0]) == 2
+        assert found[1] == found[0]
