@@ -10,7 +10,7 @@ SHARES = {"adc_w": 592, "adc_qcd": 338, "adc_z": 67, "adc_tt": 3}
 #: Events of the mixture.
 EVENTS = 20_000
 #: Signals by card, with their events.
-SIGNALS = {"adc_a4l": 2000, "adc_lq": 2000, "adc_h0": 2000, "adc_hplus": 1000}
+SIGNALS = {"adc_a4l": 2000, "adc_lq": 2000, "adc_h0": 2000, "adc_hplus": 2000}
 
 
 def mixture_sets() -> dict[str, tuple[Part, ...]]:

@@ -5,6 +5,8 @@
 Events of the set `adc`: objects of events with a lepton, W, QCD, Z and tt in the proportions of the challenge (2107.02157), and four
 signals. Half of the mixture is learnt from, the other half tests. Spaces: the objects as they are; AnomCLR+ with the two terms of VICReg
 that hold events apart, AnomCLR (2301.04660) and the embedding of the four processes (CL4AD, 2502.15926; told what each event is).
+Anomalous views are of the paper's three kinds; `anomclr_plus_two` has the two that the public code draws, without more energy. That
+was the benchmark's until its figures were known; all three is the one change that was tried after.
 Scores on each: an autoencoder and a normalised one (2206.14225); beside them the scalar sum of transverse momenta. Wanted: AnomCLR+
 above the objects for all four signals where 0.1 % of the mixture is kept, the better of the two scores on each. Bands are over SEEDS (3) trainings and halves.
 
@@ -36,6 +38,8 @@ SIGNALS = ("adc_a4l", "adc_lq", "adc_h0", "adc_hplus")
 HOW: dict[str, Any] = {
     "width": 32, "heads": 4, "layers": 2, "feedforward": 64, "out": 32, "epochs": 20, "batch": 128, "learning_rate": 5e-4,
 }  # fmt: skip
+#: Anomalous views of all three kinds of the paper: more objects, split ones, more energy.
+MODES = ("add", "split", "shift")
 KEPT = (0.01, 0.001)
 
 
@@ -66,10 +70,12 @@ def halves(kinds: dict[str, Events], seed: int) -> tuple[dict[str, Events], dict
 
 def spaces(learnt: dict[str, Events], seed: int) -> dict[str, Any]:
     """The representations, not fitted yet."""
+    plus: dict[str, Any] = {**HOW, "loss": "anomclr_plus", "variance": 25.0, "covariance": 1.0, "seed": seed}
     return {
         "raw": Columns(),
-        "anomclr_plus": AnomClr(**HOW, loss="anomclr_plus", variance=25.0, covariance=1.0, seed=seed),
-        "anomclr": AnomClr(**HOW, loss="anomclr", seed=seed),
+        "anomclr_plus": AnomClr(**plus, modes=MODES),
+        "anomclr_plus_two": AnomClr(**plus),
+        "anomclr": AnomClr(**HOW, loss="anomclr", modes=MODES, seed=seed),
         "cl4ad": Cl4ad(classes=learnt, reference_class=False, latent=6, optimizer="adam", epochs=20, batch=256, seed=seed),
     }  # fmt: skip
 
