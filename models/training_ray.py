@@ -153,7 +153,8 @@ def _loop(config: dict[str, Any]) -> None:
     if (folder / _REFUSED).exists():
         return
     # Copied: NumPy asks for large pages where safetensors does not, and batches are rows from anywhere.
-    arrays = {name: np.array(values) for name, values in load_file(folder / _DATA).items()}
+    loaded = load_file(folder / _DATA)
+    arrays = {name: np.array(loaded.pop(name)) for name in list(loaded)}
 
     def sample(name: str) -> Sample | ParquetSample | None:
         if name in config["files"]:
