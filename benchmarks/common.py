@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from elsewhere.analysis.metrics import Roc, signal_efficiency_at
 from elsewhere.workspace import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,6 +53,21 @@ def table(rows: Sequence[tuple[str, Any, str]]) -> None:
     for name, value, wanted in rows:
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         print(f"  {name:<{width}}  {shown:>12}  {wanted}")
+
+
+#: Background and signal kept where a score is quoted.
+CUTS, KEPT = (0.1, 0.01, 0.001), (0.3, 0.5)
+
+
+def separation(curve: Roc) -> dict[str, float]:
+    """AUC, SIC at fixed background, rejection at fixed signal (at most as many as there are background events)."""
+    found = {"auc": curve.auc}
+    for cut in CUTS:
+        found[f"sic_{cut:g}"] = float(signal_efficiency_at(curve, cut)[0] / np.sqrt(cut))
+    for kept in KEPT:
+        at = int(np.searchsorted(curve.signal, kept, side="left"))
+        found[f"rejection_{kept:g}"] = float(1 / max(curve.background[at], 1 / curve.n_background_total))
+    return found
 
 
 def publish(name: str, figures: Mapping[str, Any], *, beside: bool = False) -> None:

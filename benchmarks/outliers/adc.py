@@ -25,7 +25,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import columns_of, publish
+from common import columns_of, publish, separation
+from elsewhere.analysis.metrics import roc, signal_efficiency_at
 from elsewhere.events import Events
 from elsewhere.models.representations.anomclr import AnomClr
 from elsewhere.models.representations.cl4ad import Cl4ad
@@ -40,7 +41,7 @@ HOW: dict[str, Any] = {
 }  # fmt: skip
 #: Anomalous views of all three kinds of the paper: more objects, split ones, more energy.
 MODES = ("add", "split", "shift")
-KEPT = (0.01, 0.001)
+PARTS = (0.01, 0.001)
 
 
 class Columns:
@@ -89,20 +90,9 @@ def scores(seed: int) -> dict[str, Any]:
 
 
 def efficiencies(background: Any, weight: Any, signal: Any, own: Any) -> dict[str, float]:
-    """AUC, and the signal efficiency where a part of the background is kept; both weighted."""
-    order = np.argsort(-background, kind="stable")
-    passing = np.cumsum(weight[order]) / weight.sum()
-    out = {}
-    for kept in KEPT:
-        threshold = background[order][np.searchsorted(passing, kept)]
-        out[f"{kept:g}"] = float(own[signal > threshold].sum() / own.sum())
-    both, w = np.concatenate([background, signal]), np.concatenate([weight, own])
-    _, at = np.unique(both, return_inverse=True)
-    is_signal = np.arange(len(both)) >= len(background)
-    b = np.bincount(at, w * ~is_signal)
-    s = np.bincount(at, w * is_signal)
-    out["auc"] = float((s * (np.cumsum(b) - 0.5 * b)).sum() / (b.sum() * s.sum()))
-    return out
+    """Signal efficiency where a part of the background is kept, AUC, SIC and rejections; all weighted."""
+    curve = roc(signal, background, own, weight)
+    return {f"{kept:g}": signal_efficiency_at(curve, kept)[0] for kept in PARTS} | separation(curve)
 
 
 def sum_pt(events: Events) -> Any:
@@ -139,8 +129,8 @@ def main() -> None:
     trials, kinds = int(sys.argv[1]) if len(sys.argv) > 1 else 3, columns_of("adc", "objects")
     rows = [measure(kinds, seed) for seed in range(trials)]
     out: dict[str, Any] = {"adc_trainings": trials, "adc_settings": HOW}
-    for figure in (*(f"{k:g}" for k in KEPT), "auc"):
-        print(f"  {figure if figure == 'auc' else 'signal kept at ' + figure}")
+    for figure in rows[0]["sum_pt"][SIGNALS[0]]:
+        print(f"  {'signal kept at ' + figure if figure.startswith('0.') else figure}")
         for name in rows[0]:
             values = {s: [row[name][s][figure] for row in rows] for s in SIGNALS}
             for s, v in values.items():
@@ -153,7 +143,7 @@ def main() -> None:
                 )
             )
     kinds_of_score = tuple(scores(0))
-    at = f"{KEPT[-1]:g}"
+    at = f"{PARTS[-1]:g}"
     best = {
         space: {s: max(out[f"{s}_{space}_{kind}_{at}"][0] for kind in kinds_of_score) for s in SIGNALS}
         for space in ("raw", "anomclr_plus")

@@ -37,7 +37,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import columns_of, publish
+from common import columns_of, publish, separation
 from elsewhere.analysis.metrics import roc
 from elsewhere.analysis.sculpting import sculpting
 from elsewhere.events import Column, Events, FeatureSet, in_identity_order
@@ -61,7 +61,6 @@ UNKNOWN = ("unknown_h20", "unknown_h80", "unknown_top_w20", "unknown_w59", "unkn
 #: Those of no mass that a class has.
 NEW = UNKNOWN[:3]
 CUTS = (0.5, 0.05, 0.01)
-KEPT = 0.5
 #: The score that both figures of the family are of.
 KIND = "anti_class"
 #: Pieces of the flattened score's curves. They are learnt from QCD jets alone, so no signal is followed; what is left of a cut follows the
@@ -133,10 +132,8 @@ def measure(
     background, mass = scores["qcd_test"], tests["qcd_test"].mass
     for kind, plain in background.items():
         for name in UNKNOWN:
-            curve = roc(scores[name][kind], plain)
-            found[f"{kind}_{name}_auc"] = curve.auc
-            at = int(np.searchsorted(curve.signal, KEPT, side="left"))
-            found[f"{kind}_{name}_rejection_{KEPT:g}"] = float(1 / max(curve.background[at], 1 / len(plain)))
+            of_kind = separation(roc(scores[name][kind], plain))
+            found |= {f"{kind}_{name}_{figure}": value for figure, value in of_kind.items()}
         found[f"{kind}_auc"] = float(np.mean([found[f"{kind}_{name}_auc"] for name in UNKNOWN]))
         found[f"{kind}_new_auc"] = float(np.mean([found[f"{kind}_{name}_auc"] for name in NEW]))
         order = np.argsort(-plain, kind="stable")

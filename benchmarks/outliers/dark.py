@@ -20,9 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import columns_of, publish
+from common import columns_of, publish, separation
+from elsewhere.analysis.metrics import roc
 from elsewhere.events import Column, Events
-from elsewhere.models.probe import area
 from elsewhere.models.representations.darkclr import DarkClr
 from elsewhere.models.scores.autoencoder import Autoencoder
 from elsewhere.models.scores.mahalanobis import Mahalanobis
@@ -58,17 +58,17 @@ def numbers(events: Events) -> Events:
     return replace(events, x=np.stack(columns, axis=1).astype(np.float32), features=features)
 
 
-def measure(parts: dict[str, Events], seed: int) -> dict[str, dict[str, float]]:
-    """Area under the curve of every score by point, and the encoder's record."""
+def measure(parts: dict[str, Events], seed: int) -> dict[str, dict[str, Any]]:
+    """Figures of every score by point, and the encoder's record."""
     order = np.random.default_rng([seed, 4]).permutation(len(parts["qcd"]))
     known, plain = (parts["qcd"].take(part) for part in (order[:LEARNT], order[LEARNT : LEARNT + TESTED]))
     points = {k: e for k, e in parts.items() if k != "qcd"}
     encoder = DarkClr(**HOW, seed=seed).fit(known, known)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
 
     def every(name: str, score: Any) -> None:
         background = score(plain)
-        found[name] = {k: area(score(e), background) for k, e in points.items()}
+        found[name] = {k: separation(roc(score(e), background)) for k, e in points.items()}
 
     for name, space in (("darkclr", encoder.transform), ("raw", lambda e: e)):
         reference = space(known)
@@ -95,11 +95,13 @@ def main() -> None:
     points = [k for k in parts if k != "qcd"]
     print(f"  {'AUC':14s}" + "".join(f"{p.removeprefix('dark_'):>9s}" for p in points) + "   spread")
     for name in (n for n in rows[0] if n != "encoder"):
-        medians = [float(np.median([row[name][p] for row in rows])) for p in points]
         for p in points:
-            values = [row[name][p] for row in rows]
-            out[f"{p}_{name}_auc"] = [float(f(values)) for f in (np.median, min, max)]
-        spreads = [max(row[name].values()) - min(row[name].values()) for row in rows]
+            for figure in rows[0][name][p]:
+                values = [row[name][p][figure] for row in rows]
+                out[f"{p}_{name}_{figure}"] = [float(f(values)) for f in (np.median, min, max)]
+        medians = [out[f"{p}_{name}_auc"][0] for p in points]
+        areas = [[row[name][p]["auc"] for p in points] for row in rows]
+        spreads = [max(a) - min(a) for a in areas]
         out[f"{name}_auc_spread"] = float(np.median(spreads))
         print(f"  {name:14s}" + "".join(f"{v:9.3f}" for v in medians) + f"   {np.median(spreads):.3f}")
     for name in ("darkclr", "raw"):

@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "resonant"))
 
 import numpy as np
-from common import publish
-from elsewhere.analysis.metrics import roc, sic, signal_efficiency_at
+from common import publish, separation
+from elsewhere.analysis.metrics import roc, sic
 from elsewhere.models.methods import build
 from methods import supervised
 from problem import S_OVER_B, SET, Problem
 
-TRIALS, CUTS, KEPT = 3, (0.1, 0.01, 0.001), (0.3, 0.5)
+TRIALS = 3
 BOTH = ("standardised", "logit")
 #: Name, method, settings; with "coordinates" measured in both.
 SCORES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
@@ -49,13 +49,7 @@ def figures(score: Callable[[Any], Any], problem: Problem) -> dict[str, float]:
     """AUC, largest SIC (at least 25 background events), SIC at fixed background, rejection at fixed signal."""
     background, signal = problem.test
     curve = roc(score(signal), score(background))
-    found = {"auc": curve.auc, "max_sic": sic(curve).best}
-    for cut in CUTS:
-        found[f"sic_{cut:g}"] = signal_efficiency_at(curve, cut)[0] / np.sqrt(cut)
-    for kept in KEPT:
-        at = int(np.searchsorted(curve.signal, kept, side="left"))
-        found[f"rejection_{kept:g}"] = float(1 / curve.background[at])
-    return found
+    return {"max_sic": sic(curve).best, **separation(curve)}
 
 
 def main() -> None:

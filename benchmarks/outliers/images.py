@@ -34,8 +34,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import columns_of, publish
-from elsewhere.analysis.metrics import roc, signal_efficiency_at
+from common import columns_of, publish, separation
+from elsewhere.analysis.metrics import roc
 from elsewhere.events import Events
 from elsewhere.models.networks.jet_images import jet_images
 from elsewhere.models.networks.normalised import Chains
@@ -44,7 +44,6 @@ from elsewhere.models.training import TrainPlan
 
 EVENTS, TESTED = 7000, 5000
 KINDS = ("qcd", "top")
-CUTS, KEPT = (0.1, 0.01, 0.001), (0.3, 0.5)
 HOW: dict[str, Any] = {
     "pixels": 20, "smear": 1.0, "power": 0.5, "scale": 5.0, "batch": 128, "shards": 1, "autoencoder_epochs": 35,
     "normalised_epochs": 8, "normalised_rate": 3e-4, "gamma": 500.0, "held": 0.1, "restarts": 4,
@@ -56,18 +55,6 @@ HOW: dict[str, Any] = {
 PUBLISHED = {"qcd_to_top": 0.91, "top_to_qcd": 0.89}
 
 
-def figures(signal: np.ndarray, background: np.ndarray) -> dict[str, float]:
-    """AUC, SIC at fixed background, rejection at fixed signal."""
-    curve = roc(signal, background)
-    found = {"auc": curve.auc}
-    for cut in CUTS:
-        found[f"sic_{cut:g}"] = signal_efficiency_at(curve, cut)[0] / np.sqrt(cut)
-    for kept in KEPT:
-        at = int(np.searchsorted(curve.signal, kept, side="left"))
-        found[f"rejection_{kept:g}"] = float(1 / max(curve.background[at], 1 / len(background)))
-    return found
-
-
 def measure(events: dict[str, Events], known: str, other: str, seed: int) -> dict[str, dict[str, float]]:
     """Figures of both autoencoders and of the mean image that learn ``known``, by name; energies and distances of the second training."""
     order = np.random.default_rng([seed, 5]).permutation(len(events[known]) - TESTED) + TESTED
@@ -77,14 +64,16 @@ def measure(events: dict[str, Events], known: str, other: str, seed: int) -> dic
     images = [
         jet_images(e.x, **how) for e in (reference, *tested)
     ]  # the columns are in the order of the constituents
-    found = {"mean": figures(*(np.square(i - images[0].mean(axis=0)).sum(axis=1) for i in images[1:]))}
+    found = {
+        "mean": separation(roc(*(np.square(i - images[0].mean(axis=0)).sum(axis=1) for i in images[1:])))
+    }
     with TemporaryDirectory() as folder:  # the first training is done once
         for name, epochs in (("ae", 0), ("nae", HOW["normalised_epochs"])):
             first = {} if epochs else {"restarts": 1}
             made = ImageAutoencoder(**{**HOW, "normalised_epochs": epochs, **first}, seed=seed)
             made.trainer = TrainPlan(folder=Path(folder))
             made.fit(reference, reference)
-            found[name] = figures(*(made.score(e) for e in tested))
+            found[name] = separation(roc(*(made.score(e) for e in tested)))
     assert made.record_ is not None
     found["nae"] |= {f"restart_{k}_distance": float(d) for k, d in enumerate(made.distances_)}
     distances = np.array(made.record_.validation_loss)

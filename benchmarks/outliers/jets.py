@@ -20,7 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import columns_of, publish
+from common import columns_of, publish, separation
+from elsewhere.analysis.metrics import roc
 from elsewhere.events import Events
 from elsewhere.models.networks.constituent_table import constituent_columns
 from elsewhere.models.probe import linear_probe
@@ -41,7 +42,7 @@ def first_weights(how: JetClr, like: Events) -> JetClr:
 
 
 def measure(kinds: dict[str, Events], seed: int) -> dict[str, float]:
-    """Areas of the probes of one encoder: constituents, every layer, and the sum before the training."""
+    """Figures of the probes of one encoder: constituents, every layer, and the sum before the training."""
     rng = np.random.default_rng([seed, 3])
     learnt, probed, held = [], [], []
     for k in ("qcd", "top"):
@@ -52,18 +53,20 @@ def measure(kinds: dict[str, Events], seed: int) -> dict[str, float]:
     labels = [np.repeat([False, True], [len(e) for e in pair]) for pair in (probed, held)]
     sample, fit, test = (Events.concatenate(pair) for pair in (learnt, probed, held))
 
-    def area(a: np.ndarray, b: np.ndarray) -> float:
-        return linear_probe(a, labels[0], b, labels[1]).auc
+    def probed_by(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+        score = linear_probe(a, labels[0], b, labels[1]).score(b)
+        figures = separation(roc(score[labels[1]], score[~labels[1]]))
+        return {f"{name}_{figure}": value for figure, value in figures.items()}
 
     flat = constituent_columns(fit.features).ravel()
-    found = {"raw_auc": area(fit.x[:, flat], test.x[:, flat])}
+    found = probed_by("raw", fit.x[:, flat], test.x[:, flat])
     how = JetClr(**HOW, seed=seed)
     fresh = first_weights(how, sample)
-    found["untrained_auc"] = area(fresh.transform(fit).x, fresh.transform(test).x)
+    found |= probed_by("untrained", fresh.transform(fit).x, fresh.transform(test).x)
     made = how.fit(sample, sample)
     for layer in ("sum", "hidden", "head"):
         made.layer = layer
-        found[f"{layer}_auc"] = area(made.transform(fit).x, made.transform(test).x)
+        found |= probed_by(layer, made.transform(fit).x, made.transform(test).x)
     found["loss_first"], found["loss_last"] = made.record_.train_loss[0], made.record_.train_loss[-1]
     return found
 
@@ -80,7 +83,7 @@ def main() -> None:
     for name in rows[0]:
         values = [row[name] for row in rows]
         out[f"jetclr_{name}"] = [float(f(values)) for f in (np.median, min, max)]
-        print(f"  {name:14s} {np.median(values):.4f} [{min(values):.4f}, {max(values):.4f}]")
+        print(f"  {name:24s} {np.median(values):.4f} [{min(values):.4f}, {max(values):.4f}]")
     gains = [row["sum_auc"] - row["raw_auc"] for row in rows]
     out["jetclr_probe_gain_auc"] = float(np.median(gains))
     out["jetclr_probe_gain_auc_band"] = [float(min(gains)), float(max(gains))]

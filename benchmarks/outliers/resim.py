@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from common import columns_of, publish
+from common import columns_of, publish, separation
 from elsewhere.analysis.metrics import roc
 from elsewhere.events import Events, fold_of, identity_hash, in_identity_order
 from elsewhere.models.networks.cl4ad import build_encoder, settle
@@ -128,11 +128,11 @@ def cosines(made: Rs3l, held: Mapping[str, Events], top: int) -> dict[str, float
 
 
 def efficiencies(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """AUC, efficiencies at the cut, ratios to nominal, and what both settings of the shower change; scores by version and kind."""
+    """AUC, SIC, rejections, efficiencies at the cut, ratios to nominal, and what both settings of the shower change; scores by version and kind."""
     nominal = found["nominal"]
     cut = np.quantile(nominal["qcd"], 1 - KEPT)
     passed = {v: {k: float((s > cut).mean()) for k, s in kinds.items()} for v, kinds in found.items()}
-    out = {"auc": roc(nominal["top"], nominal["qcd"]).auc, "efficiency": passed["nominal"]["top"]}
+    out = separation(roc(nominal["top"], nominal["qcd"])) | {"efficiency": passed["nominal"]["top"]}
     for kind in KINDS:
         for version in OTHERS:
             out[f"{kind}_{version}_ratio"] = passed[version][kind] / passed["nominal"][kind]
