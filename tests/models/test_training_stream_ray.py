@@ -150,6 +150,7 @@ def test_idle_readers_wait_for_the_next_part(tmp_path):
         for pause in (0, 4):
             time.sleep(pause)
             (tmp_path / str(pause)).mkdir()
-            found.append(set(ray.get([meet.remote(tmp_path / str(pause), k) for k in range(2)])))
+            asked = [meet.remote(tmp_path / str(pause), k) for k in range(2)]
+            found.append(set(ray.get(asked, timeout=120)))
         assert len(found[0]) == 2
         assert found[1] == found[0]
