@@ -21,6 +21,26 @@ from .test_training import same, workers_of
 from .test_training_stream import SETTINGS, arrays, streamed, task, written
 
 
+@pytest.fixture(scope="module")
+def session():
+    """One for all tests: the processes of Ray need some ten seconds to start."""
+    with ray_session("local", 2) as ray:
+        yield ray
+
+
+@pytest.fixture
+def ray(session):
+    """The session; after every test, whatever came of it, nothing reads for a training."""
+    yield session
+    psutil.wait_procs(feeds(), timeout=20)
+    assert feeds() == []
+
+
+def feeds() -> list[psutil.Process]:
+    """The processes below this one that run Ray Data for a worker."""
+    return [p for p in psutil.Process().children(recursive=True) if "ray::_Feed" in " ".join(p.cmdline())]
+
+
 def test_what_ray_data_is_asked_for_at_once(tmp_path):
     """Parts of at most so many bytes, whole blocks in their order, of several epochs; a task's rows are the blocks' one after another."""
     made = streamed(written(tmp_path, arrays()), 400)
@@ -39,6 +59,7 @@ def test_what_ray_data_is_asked_for_at_once(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_ray_data_brings_the_same_events_in_the_same_order(tmp_path):
     """Two workers whose blocks tasks of Ray Data read, and one process alone: one network, bit for bit."""
     paths = written(tmp_path, arrays())
@@ -48,6 +69,7 @@ def test_ray_data_brings_the_same_events_in_the_same_order(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_a_score_is_trained_from_files_on_ray(tmp_path):
     events = make(600, 1)
     write_chunk(tmp_path / "a.parquet", Chunk(events, {}, {}, {}))
@@ -59,6 +81,7 @@ def test_a_score_is_trained_from_files_on_ray(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_a_damaged_file_is_one_clear_error_through_ray(tmp_path):
     """Found in the training sample of one worker, or in the validation of the first of two: the reader's own text, once."""
     paths = written(tmp_path, arrays())
@@ -75,12 +98,8 @@ def test_a_damaged_file_is_one_clear_error_through_ray(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def feeds() -> list[psutil.Process]:
-    """The processes below this one that run Ray Data for a worker."""
-    return [p for p in psutil.Process().children(recursive=True) if "ray::_Feed" in " ".join(p.cmdline())]
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_ray_data_holds_two_parts_and_ends_when_told(tmp_path, monkeypatch):
     """A part is asked for when the one before begins to be used; after `close` and after an early stop nothing reads."""
     made = streamed(written(tmp_path, arrays()), 400)
@@ -94,25 +113,23 @@ def test_ray_data_holds_two_parts_and_ends_when_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr("elsewhere.models.training_stream_ray.PART_BYTES", 20 * 450)
     stopping = replace(SETTINGS, epochs=40, learning_rate=0.3, patience=1)
-    with ray_session("local", 1):
-        read = RayData()
-        source, seen = read(made, endless()), 0
-        while seen < 5 * 2000:
-            rows = next(source)
-            assert np.array_equal(rows["x"], read_together(made, asked)["x"][seen : seen + len(rows["x"])])
-            seen += len(rows["x"])
-            assert sum(b.rows for b in asked) <= seen + 2 * 450 + 150
-        assert len(feeds()) == 1
-        source.close()
-        read.close()
-        found = train(task(made, made), replace(stopping, backend="ray"), tmp_path / "c")
-        assert found.record.epochs < 40
-        assert same(found, train(task(made, made), stopping))
-        psutil.wait_procs(feeds(), timeout=20)
-        assert feeds() == []
+    read = RayData()
+    source, seen = read(made, endless()), 0
+    while seen < 5 * 2000:
+        rows = next(source)
+        assert np.array_equal(rows["x"], read_together(made, asked)["x"][seen : seen + len(rows["x"])])
+        seen += len(rows["x"])
+        assert sum(b.rows for b in asked) <= seen + 2 * 450 + 150
+    assert len(feeds()) == 1
+    source.close()
+    read.close()
+    found = train(task(made, made), replace(stopping, backend="ray"), tmp_path / "c")
+    assert found.record.epochs < 40
+    assert same(found, train(task(made, made), stopping))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_kill_9_of_a_worker_that_ray_data_reads_for_changes_nothing(tmp_path):
     """It goes on from its last epoch with another reader, and the reader of the dead one is gone too."""
     made = streamed(written(tmp_path, arrays(20_000), rows=1500), 4000)
@@ -125,32 +142,24 @@ def test_kill_9_of_a_worker_that_ray_data_reads_for_changes_nothing(tmp_path):
                 process.kill()
                 killed.append(process.pid)
 
-    with ray_session("local", 1):
-        found = train(task(made, made), replace(settings, backend="ray"), tmp_path / "c", kill_one)
-        assert killed
-        assert 2 <= found.record.resumed_from < 12
-        assert same(found, train(task(made, made), settings))
-        psutil.wait_procs(feeds(), timeout=20)
-        assert feeds() == []
+    found = train(task(made, made), replace(settings, backend="ray"), tmp_path / "c", kill_one)
+    assert killed
+    assert 2 <= found.record.resumed_from < 12
+    assert same(found, train(task(made, made), settings))
 
 
 @pytest.mark.slow
-def test_idle_readers_wait_for_the_next_part(tmp_path):
-    """The two processes that read at once outlive a pause, after which Ray by itself ends all beyond the number of CPUs."""
-    with ray_session("local", 1) as ray:
+def test_idle_readers_wait_for_the_next_part(tmp_path, ray):
+    """Three processes that read at once outlive a pause, after which Ray by itself ends all beyond the number of CPUs, two."""
 
-        @ray.remote(num_cpus=0)
-        def meet(folder, k):
-            (folder / str(k)).touch()
-            while len(list(folder.iterdir())) < 2:
-                time.sleep(0.02)
-            return os.getpid()
+    @ray.remote(num_cpus=0)
+    def meet(k):
+        (tmp_path / str(k)).touch()
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.02)
+        return os.getpid()
 
-        found = []
-        for pause in (0, 4):
-            time.sleep(pause)
-            (tmp_path / str(pause)).mkdir()
-            asked = [meet.remote(tmp_path / str(pause), k) for k in range(2)]
-            found.append(set(ray.get(asked, timeout=120)))
-        assert len(found[0]) == 2
-        assert found[1] == found[0]
+    met = set(ray.get([meet.remote(k) for k in range(3)], timeout=120))
+    assert len(met) == 3
+    time.sleep(4)
+    assert {pid for pid in met if psutil.pid_exists(pid)} == met
