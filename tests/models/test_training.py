@@ -199,12 +199,12 @@ def test_kill_9_of_the_process_changes_nothing(tmp_path):
     assert same(again, train(task(), SETTINGS))
 
 
-def workers_of(pid: int) -> list[psutil.Process]:
-    """Ray Train's worker processes below ``pid``."""
+def workers_of(pid: int, kind: str = "RayTrainWorker") -> list[psutil.Process]:
+    """Ray Train's worker processes below ``pid``, or those of another ``kind``."""
     out = []
     for process in psutil.Process(pid).children(recursive=True):
         try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
+            if kind in " ".join(process.cmdline()):
                 out.append(process)
         except psutil.NoSuchProcess:
             continue

@@ -38,7 +38,7 @@ def ray(session):
 
 def feeds() -> list[psutil.Process]:
     """The processes below this one that run Ray Data for a worker."""
-    return [p for p in psutil.Process().children(recursive=True) if "ray::_Feed" in " ".join(p.cmdline())]
+    return workers_of(os.getpid(), "ray::_Feed")
 
 
 def test_what_ray_data_is_asked_for_at_once(tmp_path):
