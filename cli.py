@@ -85,6 +85,12 @@ def main(verbose: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
         handler.setLevel(level)  # loggers of other packages set levels of their own
+        handler.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that Dask kills a worker which was told to end and takes longer than four seconds."""
+    return record.name != "distributed.nanny" or "still alive after" not in record.getMessage()
 
 
 def _strict(ctx: click.Context, _option: click.Parameter, value: bool) -> None:

@@ -127,21 +127,8 @@ def dask_client(scheduler: str, workers: int) -> Iterator[Any]:
                 client.wait_for_workers(workers, timeout=START_S)
                 yield client
         finally:
-            # Nothing that still runs is wanted: that Dask has to kill a worker which takes long to end is no news.
-            with suppress(TimeoutError), _quiet("distributed.nanny"):
+            with suppress(TimeoutError):
                 cluster.close(timeout=CLOSING_S)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """No warnings of a logger, whoever set up logging."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The command line as a user meets it: every verb, exit codes, what is said, and that nothing runs twice."""
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -210,3 +211,18 @@ def test_every_verb_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     for verb in main.commands:
         assert re.search(rf"\b{verb}\b", text), f"{verb} is not in the README"
+
+
+def test_that_a_slow_worker_is_killed_at_its_end_is_no_news_and_all_else_of_dask_is():
+    heard, handler, root = [], logging.Handler(), logging.getLogger()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    root.addHandler(handler)
+    try:
+        call("methods")
+        for said in ("Worker process still alive after 4.0 seconds, killing", "Restarting worker"):
+            handler.handle(
+                logging.LogRecord("distributed.nanny", logging.WARNING, "nanny.py", 1, said, None, None)
+            )
+    finally:
+        root.removeHandler(handler)
+    assert heard == ["Restarting worker"]

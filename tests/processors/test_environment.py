@@ -1,6 +1,5 @@
 """The workers' environment: set before Python starts, checked, warm before the first task, also where workers join late."""
 
-import logging
 import os
 import time
 
@@ -99,20 +98,3 @@ def test_a_local_cluster_is_warm_before_its_first_task_and_so_is_a_worker_that_j
         workers = list(client.scheduler_info()["workers"])
         loaded = [client.submit(eval, ASK, workers=[w], pure=False).result(timeout=30) for w in workers]
     assert loaded == [["elsewhere.processors.stream", "hist", "pyarrow.parquet", "uproot"]] * 2
-
-
-def test_a_worker_that_has_to_be_killed_at_the_end_is_no_news():
-    """Dask gives it four seconds and then warns, through whatever logging a program has set up."""
-    heard, handler, logger = [], logging.Handler(logging.WARNING), logging.getLogger("distributed.nanny")
-    handler.emit = lambda record: heard.append(record.getMessage())
-    before = logger.level
-    logger.addHandler(handler)
-    try:
-        with dask_client("local", 1) as client:
-            client.submit(exec, "import atexit, time; atexit.register(time.sleep, 20)").result()
-            started = time.monotonic()
-        assert time.monotonic() - started > 3
-    finally:
-        logger.removeHandler(handler)
-    assert heard == []
-    assert logger.level == before
